@@ -1,0 +1,81 @@
+"""Heads on their way through a proxy: what is ours to drop (RFC 9110, section 7.6.1), all else as it came."""
+
+from __future__ import annotations
+
+from sidecar.http1.head import Fields, RequestHead, ResponseHead
+
+# Upgrade and HTTP2-Settings: Java's client offers h2c by default; the call goes on as HTTP/1.1.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"upgrade",
+    )
+)
+_NEVER_NAMED = frozenset((b"content-length", b"transfer-encoding", b"host"))
+
+
+def dropped_names(head: Fields) -> frozenset[bytes]:
+    """The fields that end here: hop-by-hop ones and those that Connection names, but never the framing."""
+    if head.first.get(b"connection", b"keep-alive") == b"keep-alive" and b"connection" not in head.repeated:
+        return HOP_BY_HOP
+    return HOP_BY_HOP | (head.tokens(b"connection") - _NEVER_NAMED)
+
+
+def request_to_upstream(head: RequestHead, host: bytes, length: int | None = None) -> bytes:
+    """The head as the upstream gets it: its own Host, nothing hop-by-hop, every other line as it came.
+
+    `length` is given where the whole body is in hand, and then frames it; else the client's framing is kept.
+    """
+    drop = dropped_names(head)
+    lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
+    framed = host_seen = False
+    for name, _, line in head.fields:
+        if name in drop:
+            continue
+        if name == b"host":
+            host_seen = True
+            lines.append(b"Host: " + host)
+        elif name in (b"content-length", b"transfer-encoding"):
+            framed = True
+            lines.append(line if length is None or length == head.content_length else b"Content-Length: %d" % length)
+        elif name == b"expect" and length is not None:
+            continue
+        else:
+            lines.append(line)
+    if not host_seen:
+        lines.insert(1, b"Host: " + host)
+    if length and not framed:
+        lines.append(b"Content-Length: %d" % length)
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+def response_to_client(
+    head: ResponseHead, request: RequestHead, ours: bytes, drop: frozenset[bytes], close: bool
+) -> bytes:
+    """The head as the client gets it: the status line and fields as they came, then `ours` (lines with CRLF).
+
+    `drop` names fields beside the hop-by-hop ones that end here. An HTTP/1.0 client gets its own version, and no
+    chunks. `close` says that the connection ends with this answer.
+    """
+    status_line = head.status_line
+    drop = dropped_names(head) | drop
+    if request.minor == 0:
+        status_line = b"HTTP/1.0" + status_line[8:]
+        drop |= {b"transfer-encoding"}
+    elif head.minor == 0:
+        status_line = b"HTTP/1.1" + status_line[8:]
+    lines = [status_line]
+    lines += [line for name, _, line in head.fields if name not in drop]
+    if close and request.minor == 1:
+        lines.append(b"Connection: close")
+    elif not close and request.minor == 0:
+        lines.append(b"Connection: keep-alive")
+    lines.append(ours + b"\r\n")
+    return b"\r\n".join(lines)
