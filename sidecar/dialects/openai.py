@@ -1,0 +1,310 @@
+"""OpenAI's dialect: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, images and audio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from sidecar.core.call import Facts, Usage
+from sidecar.dialects.base import (
+    Gathering,
+    Observer,
+    Route,
+    bound,
+    count,
+    is_web_tool,
+    items,
+    member,
+    parse,
+    several,
+    text_of,
+)
+from sidecar.dialects.framing import Events, Whole, event_data, event_name
+
+_TEXT_PARTS = frozenset(("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text"))
+_IMAGE_PARTS = frozenset(("image_url", "input_image"))
+# Items of /v1/responses that are text through and through. Others (files, computer calls, stored references) hold
+# what cannot be scanned here.
+_TEXT_ITEMS = frozenset(("message", "function_call", "function_call_output", "reasoning"))
+
+
+class OpenAIDialect:
+    """Streams only when told to; SSE; errors are `{"error": {message, type, param, code}}`."""
+
+    name = "openai"
+
+    def facts(self, route: Route, value: dict[str, Any]) -> Facts:
+        read = _READERS.get(route.path, _other)
+        facts = read(value)
+        facts.stream = value.get("stream") is True
+        choices = value.get("n", 1)
+        facts.choices = choices if type(choices) is int and 1 <= choices <= 128 else 1
+        if choices is not None and facts.choices != choices:
+            facts.cloud_blocker = facts.cloud_blocker or "n is no number of answers"
+        return facts
+
+    def cap_path(self, value: dict[str, Any]) -> list[tuple[str, ...]]:
+        # /v1/responses has an `input`. A body with `messages` beside it gets the bounds of both routes.
+        responses: list[tuple[str, ...]] = [("max_output_tokens",)] if "input" in value else []
+        if responses and "messages" not in value:
+            return responses
+        # Ollama knows max_tokens alone and ignores the newer name: the bound that was paid for has to stand there.
+        newer = [("max_completion_tokens",)] if value.get("max_completion_tokens") is not None else []
+        return [*responses, ("max_tokens",), *newer]
+
+    def observer(self, route: Route, stream: bool, *, drops_usage: bool = False) -> Observer:
+        if not stream:
+            return OpenAIObserver()
+        if route.path == "/v1/responses":
+            return ResponsesStreamObserver()
+        return ChatStreamObserver(drops_usage=drops_usage)
+
+    def begins_with_error(self, piece: bytes) -> bool:
+        return event_data(piece).startswith(b'{"error"') or piece.startswith(b"event: error")
+
+    def error(self, status: int, message: str, code: str) -> bytes:
+        return orjson.dumps({"error": _error(status, message, code)})
+
+    def stream_error(self, route: Route, message: str, code: str) -> bytes:
+        if route.path == "/v1/responses":
+            event = {"type": "error", "code": code, "message": message, "param": None}
+            return b"event: error\ndata: " + orjson.dumps(event) + b"\n\n"
+        return b"data: " + orjson.dumps({"error": _error(502, message, code)}) + b"\n\n"
+
+
+def _error(status: int, message: str, code: str) -> dict[str, str | None]:
+    kinds = {400: "invalid_request_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"message": message, "type": kind, "param": None, "code": code or None}
+
+
+def _chat(value: dict[str, Any]) -> Facts:
+    gathering = Gathering()
+    messages = several(value.get("messages"))
+    for message in messages:
+        if type(message) is dict:
+            gathering.message(message.get("role"), _parts(gathering, message.get("content")))
+    choice = value.get("tool_choice")
+    schema = member(value.get("response_format"), "type") == "json_schema"
+    facts = gathering.facts(tools=len(items(value.get("tools"))), structured=schema or _forces(choice))
+    facts.load_only = not messages
+    caps = [bound(value.get(name)) for name in ("max_tokens", "max_completion_tokens")]
+    facts.output_cap = min((cap for cap in caps if cap is not None), default=None)
+    facts.thinks = value.get("reasoning_effort") not in (None, "none") or _reasons(value)
+    facts.usage_asked = member(value.get("stream_options"), "include_usage") is True
+    return facts
+
+
+def _reasons(value: dict[str, Any]) -> bool:
+    return member(value.get("reasoning"), "effort") not in (None, "", "none")
+
+
+def _forces(choice: Any) -> bool:
+    return bool(member(choice, "type") == "function")
+
+
+def _parts(gathering: Gathering, content: Any) -> list[str]:
+    """The text parts of a message's content; images and what cannot be scanned go to the gathering."""
+    if type(content) is not list and type(content) is not dict:
+        return [text_of(content)]
+    texts = []
+    for part in several(content):
+        kind = text_of(member(part, "type"))
+        if kind in _TEXT_PARTS:
+            texts.append(text_of(part.get("text")))
+        elif kind in _IMAGE_PARTS:
+            image = part.get("image_url")
+            gathering.image(member(image, "url") if type(image) is dict else image)
+        elif type(part) is str:
+            texts.append(part)
+        else:
+            gathering.opaque = gathering.opaque or "a part of a message is neither text nor an image"
+    return texts
+
+
+def _responses(value: dict[str, Any]) -> Facts:
+    gathering = Gathering()
+    instructions = text_of(value.get("instructions"))
+    if instructions:
+        gathering.message("system", [instructions])
+    given = value.get("input")
+    if type(given) is str:
+        gathering.message("user", [given])
+    for item in several(given):
+        kind = text_of(member(item, "type") or "message")
+        if type(item) is not dict or kind not in _TEXT_ITEMS:
+            gathering.opaque = gathering.opaque or "an input item is neither text nor an image"
+            continue
+        content = item.get("output") if kind == "function_call_output" else item.get("content")
+        if kind == "function_call":
+            content = item.get("arguments")
+        gathering.message("tool" if kind != "message" else item.get("role"), _parts(gathering, content))
+    for name in ("previous_response_id", "conversation", "prompt"):
+        if value.get(name) is not None:
+            gathering.opaque = gathering.opaque or f"{name} stands for text that is not in the call"
+    tools = several(value.get("tools"))
+    schema = member(member(value.get("text"), "format"), "type") == "json_schema"
+    facts = gathering.facts(tools=len(tools), structured=schema or _forces(value.get("tool_choice")))
+    facts.load_only = not given
+    facts.output_cap = bound(value.get("max_output_tokens"))
+    facts.thinks = _reasons(value)
+    facts.web_tools = any(is_web_tool(member(tool, "type")) for tool in tools)
+    facts.usage_asked = True  # a stream of this route tells its usage without being asked
+    return facts
+
+
+def _completions(value: dict[str, Any]) -> Facts:
+    gathering = Gathering()
+    prompt = value.get("prompt")
+    for text in prompt if type(prompt) is list else [prompt]:
+        gathering.message("user", [text_of(text)])
+    facts = gathering.facts(tools=0, structured=False)
+    facts.output_cap = bound(value.get("max_tokens"))
+    return facts
+
+
+def _embeddings(value: dict[str, Any]) -> Facts:
+    gathering = Gathering()
+    given = value.get("input")
+    for text in given if type(given) is list else [given]:
+        gathering.message("user", [text_of(text)])
+    return gathering.facts(tools=0, structured=False, embeds=True)
+
+
+def _other(value: dict[str, Any]) -> Facts:
+    gathering = Gathering()
+    gathering.message("user", [text_of(value.get("prompt"))])
+    if value.get("image") is not None:
+        gathering.image(value.get("image"))
+    return gathering.facts(tools=0, structured=False)
+
+
+_READERS = {
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completions,
+    "/v1/embeddings": _embeddings,
+    "/v1/responses": _responses,
+}
+
+
+def _read_usage(usage: Usage, told: Any) -> None:
+    """Both spellings: chat's prompt/completion tokens and responses' input/output tokens."""
+    if type(told) is not dict:
+        return
+    usage.tokens_in = count(told.get("prompt_tokens", told.get("input_tokens")))
+    usage.tokens_out = count(told.get("completion_tokens", told.get("output_tokens")))
+
+
+class OpenAIObserver:
+    """One JSON answer."""
+
+    __slots__ = ("_whole", "usage")
+
+    def __init__(self) -> None:
+        self._whole = Whole()
+        self.usage = Usage()
+
+    def feed(self, pieces: list[bytes]) -> list[bytes]:
+        for piece in pieces:
+            self._whole.feed(piece)
+        return pieces
+
+    def close(self) -> list[bytes]:
+        record = parse(self._whole.value)
+        if record is not None:
+            usage = self.usage
+            usage.error = record.get("error") is not None
+            usage.complete = not usage.error
+            _read_usage(usage, record.get("usage"))
+            if record.get("object") == "list" and usage.tokens_out is None:
+                usage.tokens_out = 0  # embeddings
+            choices = items(record.get("choices"))
+            usage.finish = text_of(member(choices[0], "finish_reason")) if choices else ""
+            if member(record.get("incomplete_details"), "reason") == "max_output_tokens":
+                usage.finish = "length"
+        return []
+
+
+class ChatStreamObserver:
+    """A streamed chat: the usage comes in a chunk of its own, which is dropped where we asked for it ourselves."""
+
+    __slots__ = ("_drops_usage", "_events", "usage")
+
+    def __init__(self, *, drops_usage: bool) -> None:
+        self._events = Events(self._take, self._is_usage_alone if drops_usage else None)
+        self.usage = Usage()
+
+    def feed(self, pieces: list[bytes]) -> list[bytes]:
+        return self._events.feed(pieces)
+
+    def close(self) -> list[bytes]:
+        return self._events.close()
+
+    def _take(self, event: bytes) -> None:
+        usage = self.usage
+        if b"[DONE]" in event and event_data(event) == b"[DONE]":
+            usage.complete = True
+        elif b'"usage"' in event or b'"error"' in event or _finishes(event):
+            record = parse(event_data(event))
+            if record is None:
+                return
+            if record.get("error") is not None:
+                usage.error = True
+            _read_usage(usage, record.get("usage"))
+            for choice in items(record.get("choices")):
+                usage.finish = text_of(member(choice, "finish_reason")) or usage.finish
+
+    @staticmethod
+    def _is_usage_alone(event: bytes) -> bool:
+        if b'"usage"' not in event:
+            return False
+        record = parse(event_data(event))
+        return record is not None and record.get("choices") == [] and type(record.get("usage")) is dict
+
+
+def _finishes(event: bytes) -> bool:
+    # Every chunk has the field, and all but the last say null: those need no parsing.
+    return b'"finish_reason"' in event and b'"finish_reason":null' not in event
+
+
+class ResponsesStreamObserver:
+    """A streamed response: its last event holds the whole of it."""
+
+    __slots__ = ("_events", "usage")
+    _LAST = (b"response.completed", b"response.incomplete", b"response.failed")
+
+    def __init__(self) -> None:
+        self._events = Events(self._take)
+        self.usage = Usage()
+
+    def feed(self, pieces: list[bytes]) -> list[bytes]:
+        return self._events.feed(pieces)
+
+    def close(self) -> list[bytes]:
+        return self._events.close()
+
+    def _take(self, event: bytes) -> None:
+        name = event_name(event)
+        if name == b"error":
+            self.usage.error = True
+        elif name in self._LAST:
+            record = parse(event_data(event))
+            response = member(record, "response")
+            self.usage.complete = True
+            self.usage.error = name == b"response.failed"
+            _read_usage(self.usage, member(response, "usage"))
+            if name == b"response.incomplete":
+                self.usage.finish = "length"
+
+
+OPENAI = OpenAIDialect()
+ROUTES = (
+    Route("/v1/chat/completions", OPENAI, "chat", cloud_path="/v1/chat/completions"),
+    Route("/v1/completions", OPENAI, "text_completion"),
+    Route("/v1/embeddings", OPENAI, "embeddings"),
+    Route("/v1/responses", OPENAI, "chat", cloud_path="/v1/responses", web_tools=True),
+    Route("/v1/images/generations", OPENAI, "generate_content"),
+    Route("/v1/images/edits", OPENAI, "generate_content"),
+    Route("/v1/audio/transcriptions", OPENAI, "generate_content", multipart=True),
+)
