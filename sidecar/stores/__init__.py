@@ -1,0 +1,1 @@
+"""Where the budget lives. `keeper` is this sidecar's side; each store is a file behind the keeper's protocol."""
