@@ -1,0 +1,126 @@
+"""The way of an answer's body to the client: as it came, in the client's framing.
+
+Chunks that came whole go out as they came, so a client that takes one read for one record sees what it would see
+without us. `observer` watches the payload; what it holds back or drops is re-framed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from sidecar.dialects.base import Observer
+from sidecar.http1 import ResponseHead, encode_chunk, encode_chunks
+from sidecar.proxy.connection import Exchange
+from sidecar.upstream.connection import UpstreamError
+
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Relay:
+    """A sink for one answer. `done` gets None, or the error that broke the answer.
+
+    `first_at` is the loop's time of the first payload; `size` counts the payload's bytes so far. With `whole`, an
+    answer that ends without its own last record counts as broken, and its end is not written.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_counted",
+        "_exchange",
+        "_loop",
+        "_tail",
+        "_terminated",
+        "done",
+        "first_at",
+        "observer",
+        "size",
+        "whole",
+    )
+
+    def __init__(
+        self, exchange: Exchange, head: ResponseHead, observer: Observer | None, *, whole: bool = False
+    ) -> None:
+        self._exchange = exchange
+        self._loop = exchange.loop
+        self._chunked = head.chunked and exchange.head.minor == 1 and head.has_body(exchange.head.method)
+        self._counted = head.content_length is not None
+        self._terminated = False
+        self._tail = b""
+        self.whole = whole
+        self.observer = observer
+        self.done: asyncio.Future[UpstreamError | None] = self._loop.create_future()
+        self.first_at = 0.0
+        self.size = 0
+
+    def data(self, pieces: list[bytes], raw: bytes | None, complete: bool) -> None:
+        if not self.first_at:
+            self.first_at = self._loop.time()
+        observer = self.observer
+        if observer is not None:
+            passed = observer.feed(pieces)
+            if passed is not pieces:
+                pieces, raw = passed, None
+                if not pieces:
+                    return
+        self._tail = pieces[-1][-2:]
+        if not self._chunked:
+            for piece in pieces:
+                self.size += len(piece)
+                self._exchange.write(piece)
+        elif raw is not None and not (complete and self.whole):
+            self.size += len(raw)
+            self._terminated = complete
+            self._exchange.write(raw)
+        else:
+            self.size += sum(map(len, pieces))
+            self._exchange.write(encode_chunks(pieces))
+
+    def end(self, trailers: list[bytes]) -> None:
+        # The connection to the upstream is back in its pool: what is written from here on must not pause it.
+        self._exchange.source = None
+        observer = self.observer
+        held = observer.close() if observer is not None else []
+        if self.whole and observer is not None and not (observer.usage.complete or observer.usage.error):
+            if held:
+                self._exchange.write(encode_chunks(held) if self._chunked else b"".join(held))
+            self._finish(
+                UpstreamError("incomplete", "the answer ended without its last record", sent=True, answered=True)
+            )
+            return
+        if self._chunked and not self._terminated:
+            lines = b"".join([line + b"\r\n" for line in trailers])
+            self._exchange.write(encode_chunks(held) + b"0\r\n" + lines + b"\r\n")
+        else:
+            for piece in held:
+                self._exchange.write(piece)
+        self._finish(None)
+
+    def lost(self, error: UpstreamError) -> None:
+        self._exchange.source = None
+        if self.observer is not None:
+            self.observer.close()
+        self._finish(error)
+
+    def break_off(self, record: bytes, separator: bytes) -> None:
+        """Ends a broken answer with an error record where the framing has room for one; else cuts the connection.
+
+        Where the answer broke inside a record, `separator` (a line end, or two) keeps ours apart from it.
+        """
+        if self._counted:
+            self.cut()
+            return
+        if self.size and not self._tail.endswith(separator):
+            record = separator + record
+        if self._chunked:
+            self._exchange.write(encode_chunk(record) + _LAST_CHUNK)
+        else:
+            self._exchange.write(record)
+            self._exchange.close = True
+
+    def cut(self) -> None:
+        """Ends a broken answer so that the client sees that it is not complete."""
+        self._exchange.abort(framed=self._chunked or self._counted)
+
+    def _finish(self, error: UpstreamError | None) -> None:
+        if not self.done.done():
+            self.done.set_result(error)
