@@ -196,6 +196,7 @@ def main() -> int:
         return 0
     build()
     if arguments.command == "serve":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with RealOllama(arguments.port, arguments.name or [MODEL], log=Path("/dev/stderr")) as server:
             _say(f"a real Ollama {VERSION} is at {server.base_url}; Ctrl-C ends it")
             try:
