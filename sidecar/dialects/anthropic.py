@@ -159,7 +159,7 @@ class MessageStreamObserver:
                 _read(self.usage, record.get("usage"))
                 self.usage.finish = _finish(member(record.get("delta"), "stop_reason"))
         elif name == b"message_stop":
-            self.usage.complete = True
+            self.usage.complete = parse(event_data(event)) is not None  # not where it was cut within
         elif name == b"error":
             self.usage.error = True
 

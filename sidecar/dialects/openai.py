@@ -290,6 +290,8 @@ class ResponsesStreamObserver:
             self.usage.error = True
         elif name in self._LAST:
             record = parse(event_data(event))
+            if record is None:
+                return  # cut within: it is not the end that it names
             response = member(record, "response")
             self.usage.complete = True
             self.usage.error = name == b"response.failed"

@@ -30,12 +30,13 @@ def dropped_names(head: Fields) -> frozenset[bytes]:
 def request_to_upstream(head: RequestHead, host: bytes, length: int | None = None) -> bytes:
     """The head as the upstream gets it: its own Host, nothing hop-by-hop, every other line as it came.
 
-    `length` is given where the whole body is in hand, and then frames it; else the client's framing is kept.
+    `length` is given where the whole body is in hand, and then frames it; else the client's framing is kept. An
+    Origin that is the client's own Host follows it: the request stays one of the same origin (Fetch standard).
     """
     drop = dropped_names(head)
     lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
     framed = host_seen = False
-    for name, _, line in head.fields:
+    for name, value, line in head.fields:
         if name in drop:
             continue
         if name == b"host":
@@ -46,6 +47,8 @@ def request_to_upstream(head: RequestHead, host: bytes, length: int | None = Non
             lines.append(line if length is None or length == head.content_length else b"Content-Length: %d" % length)
         elif name == b"expect" and length is not None:
             continue
+        elif name == b"origin" and value in (b"http://" + head.authority, b"https://" + head.authority):
+            lines.append(b"%b: %b//%b" % (line[:6], value.partition(b"//")[0], host))
         else:
             lines.append(line)
     if not host_seen:

@@ -329,7 +329,7 @@ async def _relay(
             door.failed()
             return TryLocal(gates.CLOUD_UNAVAILABLE, "the cloud's answer began with an error or is none", tried=True)
         door.answered(ticket)
-        relay = call.relay = Relay(exchange, answer, observer, whole=True)
+        relay = call.relay = Relay(exchange, answer, observer, separator=route.separator, whole=True)
         _begin(call, answer, connection, attempt.model)
         try:
             connection.attach(relay, timeout)

@@ -75,7 +75,8 @@ async def _relay(
     observer = None
     if answer.status < 300 and b"content-encoding" not in answer.first:
         observer = route.dialect.observer(route, record.stream)
-    relay = call.relay = Relay(exchange, answer, observer)
+    records = observer is not None and record.stream and answer.content_length is None
+    relay = call.relay = Relay(exchange, answer, observer, separator=route.separator if records else b"")
     call.extra_headers = b""  # this answer says for itself which web pages may read it
     call.begin(answer, connection)
     attempt.status = answer.status

@@ -18,6 +18,7 @@ from sidecar.dialects.reading import Reading, UnreadableError, fold, read_json
 
 # Ollama itself takes 20 MiB of a decoded body.
 MAX_DECODED = 64 * 1024 * 1024
+_ZSTD_STEP = 256
 _PLAIN = frozenset((b"", b"identity"))
 _MAX_NAME = 1024
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -105,18 +106,27 @@ def _decode(coding: bytes, raw: bytes) -> bytes:
 
 
 def _decode_zstd(raw: bytes) -> bytes:
+    """All its frames (RFC 8878, section 3.1), as the local server's reader takes them."""
     import zstandard
 
+    decoded: list[bytes] = []
+    size = at = 0
     try:
-        with zstandard.ZstdDecompressor(max_window_size=8 << 20).stream_reader(
-            raw, read_across_frames=True
-        ) as reader:
-            decoded = reader.read(MAX_DECODED + 1)
+        while at < len(raw):
+            frame = zstandard.ZstdDecompressor(max_window_size=8 << 20).decompressobj()
+            # Its output has no bound but its input's: a block takes 4 bytes or more and gives 128 KiB at most.
+            while at < len(raw) and not frame.eof:
+                decoded.append(frame.decompress(raw[at : at + _ZSTD_STEP]))
+                at += _ZSTD_STEP
+                size += len(decoded[-1])
+                if size > MAX_DECODED:
+                    raise UnreadableError("the compressed request body is too large")
+            if not frame.eof:
+                raise UnreadableError("the compressed request body is cut short")
+            at = min(at, len(raw)) - len(frame.unused_data)
     except zstandard.ZstdError:
         raise UnreadableError("the request body is not valid zstd") from None
-    if len(decoded) > MAX_DECODED:
-        raise UnreadableError("the compressed request body is too large")
-    return decoded
+    return b"".join(decoded)
 
 
 def _read_form(media: bytes, raw: bytes, decoded: bytes) -> Body:

@@ -166,7 +166,11 @@ def _from_query(body: bytes) -> float | None:
 
 
 def _from_exporter(body: bytes) -> float | None:
-    rows = [
-        line for line in body.decode("utf-8", "replace").splitlines() if line.startswith((METRIC + "{", METRIC + " "))
-    ]
-    return max((float(row.rpartition("}")[2].removeprefix(METRIC).split()[0]) for row in rows), default=None)
+    # Only where an exporter is asked: the parser alone takes 0.5 MiB.
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        families = list(text_string_to_metric_families(body.decode("utf-8", "replace")))
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"the exporter's page cannot be read: {error}") from error
+    return max((one.value for family in families for one in family.samples if one.name == METRIC), default=None)

@@ -18,7 +18,6 @@ from clients.places import (
     REFUSALS,
     SEES,
     Place,
-    breaks_records,
     collect,
     only_cloud,
     only_local,
@@ -167,7 +166,6 @@ async def test_a_stream_that_breaks_at_the_cloud(place: Place, client: anthropic
     place.check()
 
 
-@breaks_records
 @only_cloud
 async def test_a_stream_that_breaks_within_a_record(place: Place, client: anthropic.AsyncAnthropic) -> None:
     place.world.cloud.misbehave = [faults.Cut("mid_record", after_writes=4)]

@@ -27,7 +27,6 @@ from clients.places import (
     SEES,
     Place,
     Way,
-    breaks_records,
     collect,
     only_cloud,
     only_local,
@@ -180,7 +179,6 @@ async def test_a_stream_that_breaks_at_the_cloud(place: Place, reset: bool) -> N
     place.check()
 
 
-@breaks_records
 @only_cloud
 async def test_a_stream_that_breaks_within_a_record(place: Place) -> None:
     place.world.cloud.misbehave = [faults.Cut("mid_record", after_writes=3)]

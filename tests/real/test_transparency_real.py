@@ -246,10 +246,6 @@ async def test_options_without_an_origin(bare: Real, target: str) -> None:
     same(*await both(bare, request("OPTIONS", target, host="127.0.0.1"), "OPTIONS"))
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="the local server gets its own Host, so it takes the origin for another one: 403, or CORS headers more",
-)
 @pytest.mark.parametrize("host", ["10.1.2.3:8080", "app.local", "ollama.internal:80", "localhost:9"])
 async def test_a_page_of_the_same_origin(bare: Real, host: str) -> None:
     """As behind a web server that passes Host and Origin on."""

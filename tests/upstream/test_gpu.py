@@ -212,9 +212,6 @@ async def test_what_tells_nothing_is_unknown(status: int, body: bytes, path: str
         assert monitor.read() is None
 
 
-@pytest.mark.xfail(
-    strict=False, raises=IndexError, reason="gpu._from_exporter: a line without a value is an IndexError"
-)
 @pytest.mark.parametrize("line", [f'{METRIC}{{gpu="0"}}\n', f"{METRIC} \n"])
 async def test_a_line_of_the_page_without_a_value_is_unknown(line: str) -> None:
     async with serving(200, line.encode(), "/metrics") as (_, monitor):
