@@ -17,6 +17,8 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
+# What a request says otherwise to the upstream than to us, or not at all; see `request_to_upstream`.
+_CHANGED = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"origin"))
 _NEVER_NAMED = frozenset((b"content-length", b"transfer-encoding", b"host"))
 
 
@@ -37,19 +39,21 @@ def request_to_upstream(head: RequestHead, host: bytes, length: int | None = Non
     lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
     framed = host_seen = False
     for name, value, line in head.fields:
-        if name in drop:
-            continue
-        if name == b"host":
+        if name not in _CHANGED:
+            if name not in drop:
+                lines.append(line)
+        elif name == b"host":
             host_seen = True
             lines.append(b"Host: " + host)
-        elif name in (b"content-length", b"transfer-encoding"):
+        elif name == b"content-length" or name == b"transfer-encoding":
             framed = True
             lines.append(line if length is None or length == head.content_length else b"Content-Length: %d" % length)
-        elif name == b"expect" and length is not None:
+        elif name in drop:
             continue
-        elif name == b"origin" and value in (b"http://" + head.authority, b"https://" + head.authority):
-            lines.append(b"%b: %b//%b" % (line[:6], value.partition(b"//")[0], host))
-        else:
+        elif name == b"origin":
+            same = value in (b"http://" + head.authority, b"https://" + head.authority)
+            lines.append(b"%b: %b//%b" % (line[:6], value.partition(b"//")[0], host) if same else line)
+        elif length is None:
             lines.append(line)
     if not host_seen:
         lines.insert(1, b"Host: " + host)
@@ -68,14 +72,14 @@ def response_to_client(
     chunks. `close` says that the connection ends with this answer.
     """
     status_line = head.status_line
-    drop = dropped_names(head) | drop
+    hops = dropped_names(head)
     if request.minor == 0:
         status_line = b"HTTP/1.0" + status_line[8:]
         drop |= {b"transfer-encoding"}
     elif head.minor == 0:
         status_line = b"HTTP/1.1" + status_line[8:]
     lines = [status_line]
-    lines += [line for name, _, line in head.fields if name not in drop]
+    lines += [line for name, _, line in head.fields if name not in hops and name not in drop]
     if close and request.minor == 1:
         lines.append(b"Connection: close")
     elif not close and request.minor == 0:

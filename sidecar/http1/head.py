@@ -12,7 +12,7 @@ Field = tuple[bytes, bytes, bytes]
 """One header line: the name in lower case, the value without outer blanks, and the line as it came (no CRLF)."""
 
 TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_HEAD_BYTES = bytes([0x09, 0x0A, 0x0D, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_LINE_BYTES = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _TARGET_BYTES = bytes([*range(0x21, 0x7F), *range(0x80, 0x100)])
 _MAX_NAMES = 1024
 _MAX_LENGTH_DIGITS = 18
@@ -22,6 +22,7 @@ _NO_BODY_STATUS = frozenset((204, 304))
 # names cannot grow it; long lines are not kept, nor are those that may hold a secret.
 _names: dict[bytes, bytes] = {}
 _seen: dict[bytes, Field] = {}
+_request_lines: dict[bytes, tuple[bytes, bytes, int]] = {}
 _MAX_SEEN = 512
 _MAX_SEEN_LINE = 128
 _SECRET = frozenset((b"authorization", b"cookie", b"set-cookie", b"proxy-authorization", b"x-api-key"))
@@ -116,7 +117,24 @@ def parse_request_head(head: bytes) -> RequestHead:
     not have) or 505 (not HTTP/1).
     """
     lines = _lines(head)
-    parts = lines[0].split(b" ")
+    line = lines[0]
+    method, target, minor = _request_lines.get(line) or _read_request_line(line)
+    request = RequestHead(*_fields(lines))
+    request.minor = minor
+    request.method = method
+    _set_target(request, target)
+    _set_framing(request)
+    if request.chunked and minor == 0:
+        raise MessageError("HTTP/1.0 has no Transfer-Encoding")
+    request.keep_alive = _keep_alive(request, minor)
+    expect = request.first.get(b"expect")
+    request.expects_continue = expect is not None and minor == 1 and expect.lower() == b"100-continue"
+    return request
+
+
+def _read_request_line(line: bytes) -> tuple[bytes, bytes, int]:
+    _check_line(line)
+    parts = line.split(b" ")
     if len(parts) != 3:
         raise MessageError("the request line is not 'METHOD target HTTP/1.1'")
     method, target, version = parts
@@ -128,26 +146,23 @@ def parse_request_head(head: bytes) -> RequestHead:
         raise MessageError("this HTTP version is not served here; use HTTP/1.1", 505)
     else:
         raise MessageError("the request line does not end with an HTTP version")
-    request = RequestHead(*_fields(lines))
-    request.minor = minor
-    request.method = method
     _names.get(method) or _admit(method, "method")
     if method in (b"CONNECT", b"TRACE"):
         raise MessageError(f"{method.decode()} is not served here", 405)
-    _set_target(request, target)
-    _set_framing(request)
-    if request.chunked and minor == 0:
-        raise MessageError("HTTP/1.0 has no Transfer-Encoding")
-    request.keep_alive = _keep_alive(request, minor)
-    expect = request.first.get(b"expect")
-    request.expects_continue = expect is not None and minor == 1 and expect.lower() == b"100-continue"
-    return request
+    if not target or target.translate(None, _TARGET_BYTES):
+        raise MessageError("the request target is empty or has a character that is not allowed in it")
+    if len(line) <= _MAX_SEEN_LINE and b"?" not in target:
+        if len(_request_lines) >= _MAX_SEEN:
+            _request_lines.clear()
+        _request_lines[line] = (method, target, minor)
+    return method, target, minor
 
 
 def parse_response_head(head: bytes) -> ResponseHead:
     """Reads a response's head of bytes that ends with its empty line. Raises MessageError."""
     lines = _lines(head)
     line = lines[0]
+    _check_line(line)
     code = line[9:12]
     if not (line.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")) and code.isdigit() and line[12:13] in (b"", b" ")):
         raise MessageError("the upstream's status line is not HTTP/1", 502)
@@ -164,13 +179,17 @@ def parse_response_head(head: bytes) -> ResponseHead:
 
 
 def _lines(head: bytes) -> list[bytes]:
-    if head.translate(None, _HEAD_BYTES):
-        raise MessageError("there is a control character in the header section")
-    lines = head[:-4].split(b"\r\n")
-    breaks = len(lines) + 1  # the two CRLF that the slice left out included
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
+    return head[:-4].split(b"\r\n")
+
+
+def _check_line(line: bytes) -> None:
+    """Every line is checked that has not been seen before."""
+    strange = line.translate(None, _LINE_BYTES)
+    if not strange:
+        return
+    if b"\n" in strange or b"\r" in strange:
         raise MessageError("a line of the header section does not end with CRLF alone")
-    return lines
+    raise MessageError("there is a control character in the header section")
 
 
 def _fields(lines: list[bytes]) -> tuple[list[Field], dict[bytes, bytes], frozenset[bytes]]:
@@ -195,6 +214,7 @@ _NONE_REPEATED: frozenset[bytes] = frozenset()
 
 
 def _read_field(line: bytes) -> Field:
+    _check_line(line)
     name, colon, value = line.partition(b":")
     if not colon:
         raise MessageError("a header line has no colon")
@@ -218,14 +238,13 @@ def _admit(name: bytes, what: str) -> bytes:
 
 
 def _set_target(request: RequestHead, target: bytes) -> None:
-    if not target or target.translate(None, _TARGET_BYTES):
-        raise MessageError("the request target is empty or has a character that is not allowed in it")
-    hosts = request.all(b"host")
-    if len(hosts) > 1:
+    authority = request.first.get(b"host")
+    if b"host" in request.repeated:
         raise MessageError("there is more than one Host header")
-    if not hosts and request.minor == 1:
-        raise MessageError("HTTP/1.1 needs a Host header")
-    authority = hosts[0] if hosts else b""
+    if authority is None:
+        if request.minor == 1:
+            raise MessageError("HTTP/1.1 needs a Host header")
+        authority = b""
     if target[:1] != b"/":
         if target == b"*":
             if request.method != b"OPTIONS":

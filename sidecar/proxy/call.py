@@ -78,9 +78,10 @@ class Call:
         ).encode("ascii") + self.extra_headers
 
     def begin(self, head: ResponseHead, source: Pausable | None, drop: frozenset[bytes] = OURS) -> None:
-        """Writes the head of an upstream's answer. From here on there is no other answer."""
+        """Starts an upstream's answer, held back for its first bytes. From here on there is no other answer."""
         exchange = self.exchange
         if head.content_length is None and (not head.chunked or exchange.head.minor == 0):
             exchange.close = True  # its end is the connection's end
         self.record.status = head.status
-        exchange.start(response_to_client(head, exchange.head, self.headers(), drop, exchange.close), source)
+        answer = response_to_client(head, exchange.head, self.headers(), drop, exchange.close)
+        exchange.start(answer, source, hold=True)

@@ -300,6 +300,7 @@ async def _no_success(
         relay = Relay(call.exchange, answer, None)
         _begin(call, answer, connection, attempt.model)
         connection.attach(relay, door.settings.timeout_seconds)
+        call.exchange.flush()
         if await relay.done is not None:
             relay.cut()
         call.record.outcome = "client_error"
@@ -333,6 +334,7 @@ async def _relay(
         _begin(call, answer, connection, attempt.model)
         try:
             connection.attach(relay, timeout)
+            exchange.flush()
             broken = await relay.done
         finally:
             booking.usage = observer.usage

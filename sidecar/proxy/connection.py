@@ -68,6 +68,7 @@ class Exchange:
         "_body",
         "_connection",
         "_decoder",
+        "_held",
         "_pieces",
         "_size",
         "_waiter",
@@ -96,6 +97,7 @@ class Exchange:
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
         self._whole = False
+        self._held = b""
         self.head = head
         self.started = started
         self.responded = False
@@ -208,16 +210,30 @@ class Exchange:
 
     # The answer.
 
-    def start(self, head: bytes, source: Pausable | None = None) -> None:
-        """Writes the answer's head. A slow client pauses `source`."""
+    def start(self, head: bytes, source: Pausable | None = None, *, hold: bool = False) -> None:
+        """Writes the answer's head. A slow client pauses `source`.
+
+        With `hold` the head waits for the first `write`, which is often due at once, to save a system call; whoever
+        holds it back calls `flush` before it waits for anything.
+        """
         self.responded = True
         self.source = source
-        self._connection.write(head)
+        if hold:
+            self._held = head
+        else:
+            self._connection.write(head)
         if source is not None and self._connection.write_paused:
             source.pause_reading()
 
     def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
         self._connection.write(data)
+
+    def flush(self) -> None:
+        """Writes a head that was held back."""
+        if self._held:
+            self.write(b"")
 
     def interim(self, head: bytes) -> None:
         """Passes on a 1xx answer (RFC 9110, section 15.2), which HTTP/1.0 does not know."""
@@ -229,6 +245,7 @@ class Exchange:
 
         Where the answer's own framing says so (`framed`), all that came goes out before; else only a reset can.
         """
+        self.flush()
         self._connection.cut(framed=framed)
 
 
@@ -431,11 +448,13 @@ class ClientConnection(asyncio.BufferedProtocol):
         try:
             await self._server.serve(exchange)
         except asyncio.CancelledError:
+            exchange.flush()
             if exchange.left:
                 self._transport.abort()
             else:
                 self._transport.close()  # the drain ended: what was written still goes out
         else:
+            exchange.flush()
             self._finished(exchange)
 
     def _finished(self, exchange: Exchange) -> None:

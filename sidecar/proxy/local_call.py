@@ -83,6 +83,7 @@ async def _relay(
     broken: UpstreamError | None = None
     try:
         connection.attach(relay, services.local.settings.idle_seconds)
+        exchange.flush()
         broken = relay.done.result() if relay.done.done() else await relay.done
         attempt.outcome = "ok" if answer.status < 400 else "status"
         if answer.status >= 400:

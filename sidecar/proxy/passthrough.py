@@ -146,10 +146,13 @@ async def _answer(exchange: Exchange, connection: UpstreamConnection, answer: Re
         # not read all of this one.
         exchange.close = True
     exchange.start(
-        response_to_client(answer, exchange.head, _ours(request_id), _REQUEST_ID, exchange.close), connection
+        response_to_client(answer, exchange.head, _ours(request_id), _REQUEST_ID, exchange.close),
+        connection,
+        hold=True,
     )
     relay = Relay(exchange, answer, None)
     connection.attach(relay)
+    exchange.flush()
     try:
         broken = relay.done.result() if relay.done.done() else await relay.done
     except asyncio.CancelledError:
