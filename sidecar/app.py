@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -31,6 +32,7 @@ from sidecar.finding import CloudIsNotLocalError, Found, LoopError, Place, place
 from sidecar.http1 import MessageError
 from sidecar.policies import caps_from, cloud_from, limits_from, local_from, policy_from
 from sidecar.proxy.admin import Admin, Page
+from sidecar.proxy.files import room_for
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.hosts import Hosts
 from sidecar.proxy.ports import PortError, listen
@@ -128,7 +130,7 @@ class Sidecar:
         self._set_canary_gauges()
         if settings.cloud_enabled:
             self._open_cloud(settings)
-        self.data = Server(Handler(services).serve, self._protocol_error, limits_from(settings))
+        self.data = Server(Handler(services).serve, self._protocol_error, _within_files(limits_from(settings)))
         pages = Admin({"version": __version__}, self._metrics_page, self._config_page, lambda: not self.data.draining)
         self.admin = Server(pages.serve, self._protocol_error, Limits(connections=256, head_seconds=10))
         await self.admin.start([admin])
@@ -518,6 +520,18 @@ async def run(loaded: Loaded, config: Path | None, env: Mapping[str, str]) -> in
     finally:
         out.close()
     return 130 if interrupted else 0
+
+
+def _within_files(limits: Limits) -> Limits:
+    room = room_for(limits.connections)
+    if room < limits.connections:
+        _log.warning(
+            "the limit on open files has room for %d connections, not for the %d of listen.max_connections; raise it "
+            "(ulimit -n), or lower that",
+            room,
+            limits.connections,
+        )
+    return replace(limits, connections=room)
 
 
 def _log_to(out: LineWriter, level: int, loop: asyncio.AbstractEventLoop) -> None:

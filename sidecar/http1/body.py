@@ -101,15 +101,17 @@ class UntilCloseDecoder:
 class ChunkedDecoder:
     """Chunks (RFC 9112, section 7.1): CRLF alone, extensions bounded and dropped, trailers kept apart.
 
-    `whole` and `pieces` let a relay keep the sender's own chunk boundaries.
+    `whole` and `pieces` let a relay keep the sender's own chunk boundaries. `blanks` takes them behind a size, as the
+    section asks of a recipient; in a request, where the next reader may stumble over them, they are refused.
     """
 
-    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "done", "rest", "trailers", "whole")
+    __slots__ = ("_blanks", "_left", "_line", "_state", "_trailer_bytes", "done", "rest", "trailers", "whole")
 
     # What the next byte belongs to.
     _SIZE, _DATA, _DATA_END, _TRAILER = range(4)
 
-    def __init__(self) -> None:
+    def __init__(self, *, blanks: bool = False) -> None:
+        self._blanks = blanks
         self._state = self._SIZE
         self._left = 0
         self._line = b""
@@ -173,14 +175,18 @@ class ChunkedDecoder:
             raise MessageError("a line of the chunked body does not end with CRLF alone")
 
     def _start_chunk(self, line: bytes) -> bool:
-        digits, extension, text = line.partition(b";")
+        digits, _, text = line.partition(b";")
         if len(line) > MAX_CHUNK_LINE or text.translate(None, _LINE_BYTES):
             raise MessageError("a chunk's extension is too long or has a control character")
+        if self._blanks:
+            digits = digits.rstrip(b" \t")
+        if self._blanks:
+            digits = digits.rstrip(b" \t")
         if not digits or len(digits) > 15 or not _HEX.issuperset(digits):
             raise MessageError("a chunk's size is not a hexadecimal number")
         self._left = int(digits, 16)
         self._state = self._DATA if self._left else self._TRAILER
-        return not extension
+        return digits == line
 
     def _add_trailer(self, line: bytes) -> None:
         self._trailer_bytes += len(line) + 2

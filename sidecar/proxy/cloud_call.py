@@ -25,6 +25,7 @@ from sidecar.dialects.splice import NotEditableError
 from sidecar.http1 import ResponseHead
 from sidecar.proxy.call import Call
 from sidecar.proxy.relay import Relay
+from sidecar.proxy.respond import phrase
 from sidecar.proxy.services import Services
 from sidecar.routing.decide import REQUESTED, Verdict, price_of, shown_model
 from sidecar.stores.keeper import Denied, Keeper
@@ -96,6 +97,10 @@ class _Booking:
 
     def _tell(self, attempt: Attempt) -> None:
         services = self._services
+        if attempt.cost > attempt.reserved:
+            # The worst case was none: the cap may be passed by as much, and its reader should know at once.
+            fields = {"model": attempt.model, "cost": attempt.cost, "reserved": attempt.reserved}
+            _log.error("a cloud call cost more than its worst case, in micro-USD", extra={"fields": fields})
         if services.keeper is not None:
             services.keeper.settled()
         services.metrics.attempt(
@@ -257,10 +262,12 @@ async def _send(
     """Through the door, and what comes of it."""
     call.record.attempts.append(attempt)
     connection: UpstreamConnection | None = None
+    turn = 0
     started = call.exchange.loop.time()
     try:
         try:
             connection, answer = await door.send(permit, cloud_call)
+            turn = connection.turn
         finally:
             if cloud_call.sent:
                 booking.sent_at = started
@@ -273,8 +280,8 @@ async def _send(
         door.failed()
         return TryLocal(gates.CLOUD_UNAVAILABLE, error.message, tried=True)
     finally:
-        if connection is not None and connection.busy:
-            connection.close()
+        if connection is not None:
+            connection.abandon(turn)
 
 
 async def _no_success(
@@ -297,7 +304,7 @@ async def _no_success(
         return TryLocal(gates.CLOUD_UNAVAILABLE, f"the cloud answered {answer.status}", tried=True)
     door.succeeded()
     if verdict.decision.reason == REQUESTED:
-        relay = Relay(call.exchange, answer, None)
+        relay = Relay(call.exchange, answer, None, trailers=False)
         _begin(call, answer, connection, attempt.model)
         connection.attach(relay, door.settings.timeout_seconds)
         call.exchange.flush()
@@ -330,7 +337,7 @@ async def _relay(
             door.failed()
             return TryLocal(gates.CLOUD_UNAVAILABLE, "the cloud's answer began with an error or is none", tried=True)
         door.answered(ticket)
-        relay = call.relay = Relay(exchange, answer, observer, separator=route.separator, whole=True)
+        relay = call.relay = Relay(exchange, answer, observer, separator=route.separator, whole=True, trailers=False)
         _begin(call, answer, connection, attempt.model)
         try:
             connection.attach(relay, timeout)
@@ -389,6 +396,8 @@ def _begins_well(route: Route, answer: ResponseHead, first: bytes) -> bool:
 
 def _begin(call: Call, answer: ResponseHead, connection: UpstreamConnection | None, model: str) -> None:
     call.record.location, call.record.model = CLOUD, model
+    # The phrase is free text of the cloud's; nothing of it reaches the app but what is known.
+    answer.status_line = b"HTTP/1.1 %d %b" % (answer.status, phrase(answer.status))
     drop = frozenset(name for name, _, _ in answer.fields if name not in _KEPT)
     call.begin(answer, connection, drop)
 

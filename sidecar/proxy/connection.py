@@ -15,6 +15,7 @@ connection holds no memory for reads.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -44,6 +45,12 @@ LINGER_SECONDS = 30.0
 # A client that closes and one that only ends its sending look alike. A moment lets a short answer reach the second
 # kind; the first kind's upstream call is closed well within 100 ms.
 LEAVE_GRACE_SECONDS = 0.03
+# What reads and changes nothing may as well be answered; a download to nobody ends by its first bytes.
+SAFE_GRACE_SECONDS = 5.0
+_SAFE = frozenset((b"GET", b"HEAD"))
+# A connection that is not read shows nothing of its end by itself.
+LOOK_SECONDS = 0.05
+_GONE = select.POLLERR | select.POLLHUP
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)
 
@@ -319,7 +326,9 @@ class ClientConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         if self._exchange is None and not (self.write_paused and self._pending):
             return False
-        self._leave_timer = self.loop.call_later(LEAVE_GRACE_SECONDS, self._leave)
+        exchange = self._exchange
+        safe = exchange is not None and exchange.head.method in _SAFE
+        self._leave_timer = self.loop.call_later(SAFE_GRACE_SECONDS if safe else LEAVE_GRACE_SECONDS, self._leave)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -513,6 +522,19 @@ class ClientConnection(asyncio.BufferedProtocol):
         if not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
+            self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Whether a client that is not read has gone."""
+        if self.lost or not self._reading_paused:
+            return
+        sock = self._transport.get_extra_info("socket")
+        poll = select.poll()
+        poll.register(sock.fileno(), 0)
+        if any(events & _GONE for _, events in poll.poll(0)):
+            self._transport.abort()
+        else:
+            self.loop.call_later(LOOK_SECONDS, self._look)
 
     def _leave(self) -> None:
         exchange = self._exchange

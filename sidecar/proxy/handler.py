@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from urllib.parse import unquote_plus
 
 from sidecar.classifiers.headers import read_task_headers
 from sidecar.core.decision import LOCAL, NONE
@@ -25,7 +26,7 @@ from sidecar.core.record import CallRecord
 from sidecar.dialects import dialect_of, is_canonical, match
 from sidecar.dialects.base import Route
 from sidecar.dialects.edits import with_model
-from sidecar.dialects.reading import UnreadableError
+from sidecar.dialects.reading import UnreadableError, fold
 from sidecar.dialects.splice import NotEditableError
 from sidecar.http1 import MessageError, RequestHead
 from sidecar.proxy.call import Call, request_id, trace_id
@@ -265,7 +266,8 @@ class Handler:
         await run_local(self.services, call, raw, model, lambda: self._check_local(call, names, searches=searches))
 
     def _renamed(self, call: Call, body: Body, model: str) -> bytes:
-        if body.facts.ambiguous or body.decoded is not body.raw:
+        query = unquote_plus(call.exchange.head.query.decode("latin-1"))
+        if body.facts.ambiguous or body.decoded is not body.raw or "model" in fold(query):
             raise self._refusal(call.record.reason, f"{call.record.detail}; its body cannot be edited")
         try:
             return with_model(body.raw, model)

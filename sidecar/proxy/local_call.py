@@ -23,8 +23,9 @@ async def run_local(
 ) -> None:
     """Answers a call from the local Ollama. Raises RefusedError where that cannot be reached or gives no answer.
 
-    `check` raises where the call may not go there. It is asked once the call has its place: what was known of a model
-    before a long wait for one says nothing any more.
+    `check` raises where the call may not go there. It is the last thing before each time that the bytes leave: what
+    was known of a model before a wait (for a place, for a connection, for an answer that did not come) says nothing
+    any more.
     """
     local, record, exchange = services.local, call.record, call.exchange
     record.location, record.model = LOCAL, shown_model(model)
@@ -32,30 +33,37 @@ async def run_local(
     arrived = exchange.loop.time()
     await local.enter()
     connection: UpstreamConnection | None = None
+    turn = 0
     try:
         if local.settings.max_concurrent:
             record.queued = exchange.loop.time() - arrived
+        head = request_to_upstream(exchange.head, local.pool.host_header, len(body))
+        connection = await local.pool.acquire()
+        turn = connection.turn
         await check()
         record.attempts.append(attempt)
-        head = request_to_upstream(exchange.head, local.pool.host_header, len(body))
         try:
-            connection = await local.pool.acquire()
             answer = await _send(services, connection, head, body)
         except UpstreamError as error:
             # A pooled connection that the server had closed in the meantime is replaced, once.
-            if connection is None or not connection.reused or error.answered or error.kind != "lost":
+            if not connection.was_stale(error):
                 raise
+            local.models.doubt()  # it may have been started anew
             connection = await local.pool.acquire(fresh=True)
+            turn = connection.turn
+            await check()
             answer = await _send(services, connection, head, body)
         await _relay(services, call, attempt, connection, answer)
     except UpstreamError as error:
+        if attempt not in record.attempts:
+            record.attempts.append(attempt)
         attempt.outcome = error.kind
         record.outcome, record.error, record.location = "upstream_error", error.message, NONE
         raise unreachable(record.reason, error) from error
     finally:
         local.leave()
-        if connection is not None and connection.busy:
-            connection.close()
+        if connection is not None:
+            local.pool.release(connection, turn)
 
 
 def unreachable(reason: str, error: UpstreamError) -> RefusedError:

@@ -44,17 +44,20 @@ async def _relay(services: Services, exchange: Exchange, request_id: str) -> Non
         raise exchange.error
     body = _whole_body(exchange) if whole and head.has_body else b""
     connection: UpstreamConnection | None = None
+    turn = 0
     pump: asyncio.Task[None] | None = None
     try:
         connection = await pool.acquire()
+        turn = connection.turn
         try:
             pump, answer = await _send(services, exchange, connection, body, whole)
         except UpstreamError as error:
             # A pooled connection that the server had closed in the meantime is replaced, once; not where a part of
             # a streamed body is gone with it.
-            if exchange.streamed or not connection.reused or error.answered or error.kind != "lost":
+            if exchange.streamed or not connection.was_stale(error):
                 raise
             connection = await pool.acquire(fresh=True)
+            turn = connection.turn
             pump, answer = await _send(services, exchange, connection, body, whole)
         await _answer(exchange, connection, answer, request_id)
     except UpstreamError as error:
@@ -74,8 +77,8 @@ async def _relay(services: Services, exchange: Exchange, request_id: str) -> Non
             pump.cancel()
         elif pump is not None and not pump.cancelled():
             pump.exception()  # told already, by what became of the answer
-        if connection is not None and connection.busy:
-            connection.close()
+        if connection is not None:
+            connection.abandon(turn)
 
 
 async def _send(
@@ -107,6 +110,7 @@ async def _send(
 
 async def _pump(exchange: Exchange, connection: UpstreamConnection, head: RequestHead) -> None:
     """Sends the request's body on as it comes, in its own framing."""
+    turn = connection.turn
     try:
         async for data in exchange.stream():
             await connection.write(_framed(head, data))
@@ -114,7 +118,7 @@ async def _pump(exchange: Exchange, connection: UpstreamConnection, head: Reques
     except UpstreamError:
         return  # the answer, or its absence, says so
     except BaseException:
-        connection.cut()
+        connection.cut(turn)
         raise
 
 

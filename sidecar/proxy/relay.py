@@ -33,7 +33,7 @@ class Relay:
 
     `first_at` is the loop's time of the first payload; `size` counts the payload's bytes so far. With `whole`, an
     answer that ends without its own last record counts as broken, and its end is not written. `separator` is what
-    ends a record of the answer, where it is made of records.
+    ends a record of the answer, where it is made of records. Without `trailers` those of the answer end here.
     """
 
     __slots__ = (
@@ -46,6 +46,7 @@ class Relay:
         "_separator",
         "_tail",
         "_terminated",
+        "_trailers",
         "done",
         "first_at",
         "observer",
@@ -61,6 +62,7 @@ class Relay:
         *,
         separator: bytes = b"",
         whole: bool = False,
+        trailers: bool = True,
     ) -> None:
         self._exchange = exchange
         self._loop = exchange.loop
@@ -71,6 +73,7 @@ class Relay:
         self._separator = separator
         self._open: list[bytes] = []
         self._open_size = 0
+        self._trailers = trailers
         self.whole = whole
         self.observer = observer
         self.done: asyncio.Future[UpstreamError | None] = self._loop.create_future()
@@ -96,7 +99,7 @@ class Relay:
             for piece in pieces:
                 self.size += len(piece)
                 self._exchange.write(piece)
-        elif raw is not None and not (complete and self.whole):
+        elif raw is not None and not (complete and (self.whole or not self._trailers)):
             self.size += len(raw)
             self._terminated = complete
             self._exchange.write(raw)
@@ -134,7 +137,7 @@ class Relay:
         held = [piece for piece in (*self._open, *held) if piece]
         self.size += sum(map(len, held))
         if self._chunked and not self._terminated:
-            lines = b"".join([line + b"\r\n" for line in trailers])
+            lines = b"".join([line + b"\r\n" for line in trailers]) if self._trailers else b""
             self._exchange.write(encode_chunks(held) + b"0\r\n" + lines + b"\r\n")
         else:
             for piece in held:

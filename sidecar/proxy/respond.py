@@ -47,11 +47,15 @@ def protocol_error(error: MessageError, data: bytes) -> bytes:
     return _head(error.status, len(body), b"application/json", b"", close=True, minor=1) + body
 
 
-def _head(status: int, length: int, media: bytes, ours: bytes, *, close: bool, minor: int) -> bytes:
+def phrase(status: int) -> bytes:
+    """The reason phrase of a status; empty for one that has none."""
     try:
-        phrase = HTTPStatus(status).phrase
+        return HTTPStatus(status).phrase.encode("ascii")
     except ValueError:
-        phrase = ""
+        return b""
+
+
+def _head(status: int, length: int, media: bytes, ours: bytes, *, close: bool, minor: int) -> bytes:
     connection = b""
     if close and minor:
         connection = b"Connection: close\r\n"
@@ -60,7 +64,7 @@ def _head(status: int, length: int, media: bytes, ours: bytes, *, close: bool, m
     return b"HTTP/1.%d %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nDate: %b\r\n%b%b\r\n" % (
         minor,
         status,
-        phrase.encode(),
+        phrase(status),
         media,
         length,
         formatdate(time.time(), usegmt=True).encode(),

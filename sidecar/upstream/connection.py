@@ -28,6 +28,11 @@ MAX_HEAD = 256 * 1024
 # What one read takes. It is also what a paused stream holds here, so it stays small: with 64 KiB, 200 clients that
 # do not read cost 13 MiB; a model's tokens never fill it.
 READ_BUFFER = 16 * 1024
+# Within this time a connection that the server had closed before shows that it is, a reset on its way back included.
+STALE_SECONDS = 0.25
+# Servers send one or two (100, 103); they go out as they come, whether the client reads or not.
+MAX_INTERIM = 16
+_PROTOCOL = b"HTTP/1."
 
 
 class UpstreamError(Exception):
@@ -74,6 +79,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_held",
         "_idle_timeout",
         "_idle_timer",
+        "_interim",
         "_last_data",
         "_method",
         "_on_free",
@@ -81,6 +87,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_on_lost",
         "_pending",
         "_request_done",
+        "_sent_at",
         "_sink",
         "_transport",
         "_waiter",
@@ -92,6 +99,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "lost",
         "reused",
         "sent",
+        "turn",
     )
 
     def __init__(
@@ -110,9 +118,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.reused = False
         self.idle_since = 0.0
         self._write_waiter: asyncio.Future[None] | None = None
+        self.turn = 0
         self._reset()
 
     def _reset(self) -> None:
+        self.turn += 1
         self._pending = b""
         self._head: ResponseHead | None = None
         self._decoder: BodyDecoder | None = None
@@ -125,11 +135,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._first: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[ResponseHead] | None = None
         self._on_interim: Callable[[bytes], None] | None = None
+        self._interim = 0
         self._method = b""
         self._request_done = True
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_timeout = 0.0
         self._last_data = 0.0
+        self._sent_at = float("inf")
         self.sent = False
         self.answered = False
 
@@ -145,6 +157,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._method = method
         self._request_done = complete
         self._waiter = self.loop.create_future()
+        self._sent_at = self.loop.time()
         self.sent = True
         if not body:
             self._transport.write(data)
@@ -252,14 +265,32 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if not self.lost:
             self._transport.abort()
 
-    def cut(self) -> None:
-        """Cuts the connection; whoever waits for the answer hears that it is lost."""
-        self._transport.abort()
+    def cut(self, turn: int) -> None:
+        """As `abandon`, but whoever waits for the answer hears that it is lost."""
+        if self.turn == turn:
+            self._transport.abort()
 
     @property
     def busy(self) -> bool:
-        """Whether a request is under way: whoever drops it has to close the connection."""
+        """Whether a request is under way."""
         return self._waiter is not None and not self.lost
+
+    def was_stale(self, error: UpstreamError) -> bool:
+        """Whether a request failed because its pooled connection had been closed before it was sent.
+
+        Only then it may be sent again (RFC 9110, section 9.2.2): a server that breaks off later has begun with it.
+        """
+        late = self.loop.time() - self._sent_at > STALE_SECONDS
+        return self.reused and error.kind == "lost" and not error.answered and not late
+
+    def abandon(self, turn: int) -> None:
+        """Closes the connection where the request of that `turn` is still under way.
+
+        For whoever acquired it, whatever became of the request: an answer that is complete has brought the connection
+        back to its pool, and by now it may be somebody else's.
+        """
+        if self.turn == turn and self.busy:
+            self.close()
 
     @property
     def closing(self) -> bool:
@@ -322,8 +353,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         while True:
             end = self._pending.find(b"\r\n\r\n")
             if end < 0:
-                if len(self._pending) > MAX_HEAD:
-                    raise MessageError(f"its header section is larger than {MAX_HEAD} bytes")
+                self._check_open_head()
                 return
             raw, rest = self._pending[: end + 4], self._pending[end + 4 :]
             head = parse_response_head(raw)
@@ -331,6 +361,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                 break
             if head.status == 101:
                 raise MessageError("it switches to a protocol that was not asked for")
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise MessageError(f"it sent more than {MAX_INTERIM} interim answers")
             self._pending = rest
             if self._on_interim is not None:
                 self._on_interim(raw)
@@ -342,11 +375,21 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if rest or decoder.done:
             self._body(decoder, rest)
 
+    def _check_open_head(self) -> None:
+        """What can become no answer is told so at once, instead of when the upstream closes."""
+        data = self._pending
+        if len(data) > MAX_HEAD:
+            raise MessageError(f"its header section is larger than {MAX_HEAD} bytes")
+        if data[: len(_PROTOCOL)] != _PROTOCOL[: len(data)]:
+            raise MessageError("it does not speak HTTP/1")
+        if data.count(b"\n") != data.count(b"\r\n"):
+            raise MessageError("a line of its header section does not end with CRLF alone")
+
     def _decoder_for(self, head: ResponseHead) -> BodyDecoder:
         if not head.has_body(self._method):
             return EmptyDecoder()
         if head.chunked:
-            return ChunkedDecoder()
+            return ChunkedDecoder(blanks=True)
         if head.content_length is not None:
             return LengthDecoder(head.content_length)
         return UntilCloseDecoder()

@@ -53,16 +53,19 @@ async def fetch(
     if body:
         head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
     connection: UpstreamConnection | None = None
+    turn = 0
     try:
         async with asyncio.timeout(seconds):
             connection = await pool.acquire()
+            turn = connection.turn
             connection.send(method.encode(), head + b"\r\n", body)
             try:
                 answer = await connection.response(0)
             except UpstreamError as error:
-                if not connection.reused or error.answered or error.kind != "lost":
+                if not connection.was_stale(error):
                     raise
                 connection = await pool.acquire(fresh=True)  # the pooled one had been closed in the meantime
+                turn = connection.turn
                 connection.send(method.encode(), head + b"\r\n", body)
                 answer = await connection.response(0)
             sink = _Collect(connection)
@@ -71,8 +74,8 @@ async def fetch(
     except TimeoutError as error:
         raise UpstreamError("timeout", f"no answer within {seconds:g} s", sent=True) from error
     finally:
-        if connection is not None and connection.busy:
-            connection.close()
+        if connection is not None:
+            connection.abandon(turn)
 
 
 async def fetch_json(pool: Pool, method: str, path: str, value: Any = None, *, seconds: float) -> tuple[int, Any]:

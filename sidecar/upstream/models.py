@@ -105,6 +105,11 @@ class LocalModels:
         self._changing -= 1
         self._forget()
 
+    def doubt(self) -> None:
+        """The server may not be the one that was asked: nothing that is known counts."""
+        self._forget()
+        self._status = (float("-inf"), False)
+
     def _forget(self) -> None:
         self._generation += 1
         self._known.clear()

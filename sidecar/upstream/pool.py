@@ -93,6 +93,13 @@ class Pool:
             self._tls = await self._loop.run_in_executor(None, ssl.create_default_context)
         return self._tls
 
+    def release(self, connection: UpstreamConnection, turn: int) -> None:
+        """As `connection.abandon`, and one that was acquired and never used goes back."""
+        if connection.turn == turn and not connection.busy and not connection.closing:
+            self._freed(connection)
+        else:
+            connection.abandon(turn)
+
     def close(self) -> None:
         """Closes idle connections at once, and those in use when they come back."""
         self._closed = True

@@ -13,7 +13,7 @@ from cloud_support import ANTHROPIC, CHAT, DIALECTS, GENERATE, OPENAI, RESPONSES
 from sidecar import __version__
 from sidecar.standins import StandInCloud, faults
 from support.raw import connect, request
-from support.world import HIGH, KEY, PRICES, TEXT_MODEL, VISION_MODEL, World
+from support.world import HIGH, KEY, PRICES, TEXT_MODEL, VISION_MODEL, World, world
 
 # What an app may send along; none of it is the cloud's business.
 APP = (
@@ -299,3 +299,33 @@ async def test_a_body_in_chunks_is_sent_on_with_its_length_and_without_trailers(
     got = there.cloud.requests[-1]
     assert got.header("transfer-encoding") is None
     assert b"secret" not in got.raw_head.lower() + got.raw_body.lower()
+
+
+# What is free text of the cloud's, and no answer.
+
+
+def _free(status: int) -> faults.Fault:
+    """A whole answer whose reason phrase and trailers quote the key, as a gateway that debugs might."""
+    line, secret = CHAT_LINE.encode(), KEY.encode()
+    head = b"HTTP/1.1 %d OK %b\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    trailers = b"X-Key: %b\r\nSet-Cookie: a=%b\r\n" % (secret, secret)
+    body = b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(line), line, trailers)
+    return faults.Garbage(data=head % (status, secret) + body)
+
+
+CHAT_LINE = json.dumps(
+    {"model": TEXT_MODEL, "message": {"role": "assistant", "content": "x"}, "done": True}
+    | {"done_reason": "stop", "prompt_eval_count": 3, "eval_count": 2}
+)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_the_clouds_phrase_and_trailers_end_at_the_door(tmp_path: Path, status: int) -> None:
+    cloud = StandInCloud([TEXT_MODEL], key=KEY, prices=PRICES, misbehave=[_free(status)])
+    async with world(tmp_path, cloud=cloud) as here:  # no `books`: it bills behind a 400 of ours
+        body = CHAT.body("Hello", stream=True, model=f"{TEXT_MODEL}-cloud")
+        answer = await here.post(CHAT.path, body)
+        assert went(answer)[0] == "cloud"
+        assert answer.raw.startswith(b"HTTP/1.1 200 OK\r\n" if status == 200 else b"HTTP/1.1 400 Bad Request\r\n")
+        assert KEY.encode() not in answer.raw
+        assert answer.complete

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.proxy import connection as connections
 from sidecar.proxy.connection import ClientConnection
 from sidecar.standins import StandInModel, StandInOllama, StepGate, faults
 from sidecar.upstream.local import LocalUpstream
@@ -235,6 +236,55 @@ async def test_a_client_that_ends_its_sending_in_the_middle_of_a_request_is_let_
                 assert (await client.read()).status == 200
             assert await client.closed()
     await until(lambda: not clients(here), "the end of the connections")
+
+
+async def test_what_only_reads_is_answered_after_the_sending_has_ended_however_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `nc -N` and socat ask. A call that makes the server work has no such time."""
+    monkeypatch.setattr(connections, "LEAVE_GRACE_SECONDS", 0.0)
+    gate = asyncio.Event()
+
+    async def play(_one: Heard, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        writer.write(OK + b"Content-Length: 2\r\n\r\nok")
+
+    async with (
+        RawPeer(play) as peer,
+        before_peer(tmp_path, peer) as running,
+        connect(running.port) as reads,
+        connect(running.port) as works,
+    ):
+        for client, data in ((reads, request("GET", "/x")), (works, request("POST", "/x", [], b"{}"))):
+            client.writer.write(data)
+            client.writer.write_eof()
+        assert await works.closed()
+        gate.set()
+        assert (await reads.read()).body == b"ok"
+
+
+@pytest.mark.parametrize("kind", ["upload", "pipelined"])
+async def test_a_client_that_leaves_while_it_is_not_read_is_noticed(tmp_path: Path, kind: str) -> None:
+    """With reading paused, no event tells of its end."""
+
+    async def play(_one: Heard, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport_of(writer).pause_reading()
+        await asyncio.Event().wait()
+
+    data = request("POST", "/api/blobs/sha256:1", [("Content-Length", "100000000")]) + b"x" * 30_000_000
+    if kind == "pipelined":
+        data = post("/x", {}) + request("GET", "/y") * 3000
+    async with (
+        RawPeer(play, reads_body=False) as peer,
+        before_peer(tmp_path, peer) as running,
+        connect(running.port) as client,
+    ):
+        client.writer.write(data)
+        await until(lambda: peer.heard, "the request at the server")
+        await until(lambda: any(one._reading_paused for one in clients(running)), "the pause")
+        leave_by_reset(client)
+        await until(lambda: not clients(running), "the end of the connection")
+        await until(lambda: not idle(running), "the end of that call's connection to the server")
 
 
 # The local server closes.

@@ -6,6 +6,7 @@ The stand-in keeps a list of every request that a real server would have taken t
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import zlib
@@ -30,7 +31,8 @@ from cloud_support import (
 )
 
 from sidecar.standins import Answer as StandInAnswer
-from sidecar.standins import Exchange, StandInCloud, StandInModel, StandInOllama, StepGate
+from sidecar.standins import Exchange, StandInCloud, StandInModel, StandInOllama, StepGate, faults
+from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.models import MOST_SECONDS
 from support.raw import Answer, ask, connect, request
 from support.world import HIGH, KEY, PRICES, TEXT_MODEL, World, world
@@ -723,3 +725,111 @@ async def test_a_cloud_that_turns_a_named_model_down_is_not_asked_by_way_of_the_
         await cloud.close()
         check_refused(CHAT, await here.chat("Hello", model=NAMES[0]), 503, "cloud_unavailable")
         check_refused(CHAT, await here.chat("Hello", model="summarizer:cloud"), 403, "unpriced_model")
+
+
+# What was known before a wait says nothing any more.
+
+
+class _HoldThenCut(faults.Fault):
+    """Breaks off without an answer once the gate is open."""
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        self._gate = gate
+
+    async def before(self, exchange: Exchange) -> Any:
+        await self._gate.wait()
+        return await faults.Cut("before_work").before(exchange)
+
+
+def _now(here: World) -> None:
+    """As if the server were as quick as a closed connection: what is lost counts as lost at once."""
+    for connection in _connections(here):
+        connection._sent_at = float("inf")
+
+
+def _connections(here: World) -> list[UpstreamConnection]:
+    pool = here.sidecar.services.local.pool
+    return [
+        one
+        for one in gc.get_objects()
+        if isinstance(one, UpstreamConnection) and one._on_free.__self__ is pool  # type: ignore[attr-defined]
+    ]
+
+
+async def test_a_call_that_is_sent_again_asks_again_where_its_model_runs(tmp_path: Path) -> None:
+    gate, held = asyncio.Event(), list[Any]()
+
+    def play(got: Any) -> Any:
+        if got.target == CHAT.path and got.json()["messages"][0]["content"] == "my plan" and not held:
+            held.append(got)
+            return _HoldThenCut(gate)
+        return None
+
+    local = StandInOllama([StandInModel(LOCAL_MODEL), ALIAS], misbehave=play)
+    async with world(tmp_path, local=local) as here:
+        assert (await here.chat("warm")).status == 200
+        call = asyncio.create_task(here.chat("my plan", PII))
+        await until(lambda: held, "the call at the server")
+        copied = await ask(here.port, "POST", "/api/copy", {}, {"source": ALIAS.name, "destination": LOCAL_MODEL})
+        assert copied.status == 200
+        _now(here)
+        gate.set()
+        answer = await call
+        assert answer.status == 403
+        assert not local.cloud_calls
+
+
+async def test_a_search_that_is_sent_again_asks_again_whether_the_cloud_is_off(tmp_path: Path) -> None:
+    gate, held = asyncio.Event(), list[Any]()
+
+    def play(got: Any) -> Any:
+        if got.target == RESPONSES.path and not held:
+            held.append(got)
+            return _HoldThenCut(gate)
+        return None
+
+    local = StandInOllama([StandInModel(LOCAL_MODEL)], misbehave=play, cloud_disabled=True)
+    async with world(tmp_path, local=local) as here:
+        assert (await here.chat("warm")).status == 200
+        body = {"model": LOCAL_MODEL, "input": "my plan", "tools": [{"type": "web_search"}]}
+        call = asyncio.create_task(here.post(RESPONSES.path, body, PII))
+        await until(lambda: held, "the call at the server")
+        local.cloud_disabled = False
+        _now(here)
+        gate.set()
+        assert (await call).status == 403
+        assert len([got for got in local.requests if got.target == RESPONSES.path]) == 1
+
+
+async def test_a_call_is_checked_when_its_connection_is_there(tmp_path: Path) -> None:
+    local = StandInOllama([StandInModel(LOCAL_MODEL), ALIAS])
+    async with world(tmp_path, local=local) as here:
+        assert (await here.chat("warm")).status == 200
+        pool = here.sidecar.services.local.pool
+        real, asked, go = pool._connect, asyncio.Event(), asyncio.Event()
+
+        async def slow() -> UpstreamConnection:
+            if not asked.is_set():
+                asked.set()
+                await go.wait()
+            return await real()
+
+        pool._connect = slow  # type: ignore[method-assign]
+        for connection in pool._idle[:]:
+            connection.close()
+        call = asyncio.create_task(here.chat("my plan", PII))
+        await asked.wait()
+        copied = await ask(here.port, "POST", "/api/copy", {}, {"source": ALIAS.name, "destination": LOCAL_MODEL})
+        assert copied.status == 200
+        go.set()
+        assert (await call).status == 403
+        assert not local.cloud_calls
+
+
+@pytest.mark.parametrize("query", [f"model={TEXT_MODEL}-cloud", "x=1&MODEL=a", "mod%65l=a"])
+async def test_a_query_that_names_a_model_is_not_taken_along_to_another(tmp_path: Path, query: str) -> None:
+    async with books(tmp_path, HERE) as here:
+        body = CHAT.body("Hello", model=NAMES[0])
+        answer = await here.post(f"{CHAT.path}?{query}", body, PII)
+        check_refused(CHAT, answer, 403, "sensitive_data")
+        assert not served(here)

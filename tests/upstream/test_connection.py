@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from sidecar.upstream.connection import EARLY_HIGH, READ_BUFFER, UpstreamConnection, UpstreamError
+from sidecar.upstream.connection import (
+    EARLY_HIGH,
+    MAX_INTERIM,
+    READ_BUFFER,
+    STALE_SECONDS,
+    UpstreamConnection,
+    UpstreamError,
+)
 from sidecar.upstream.pool import Origin, Pool
 from support.wire import EndError, Heard, Play, RawPeer, nothing_left_behind, until
 
@@ -382,7 +389,7 @@ async def test_whoever_waits_for_an_answer_on_a_connection_that_is_cut_hears_of_
         connection.send(b"GET", GET)
         waiting = asyncio.ensure_future(connection.response(0))
         await asyncio.sleep(0)
-        connection.cut()
+        connection.cut(connection.turn)
         with pytest.raises(UpstreamError) as raised:
             await waiting
         assert raised.value.kind == "lost"
@@ -394,3 +401,89 @@ async def test_an_answer_cannot_be_awaited_before_a_request() -> None:
         with pytest.raises(RuntimeError, match="no request was sent"):
             await connection.response(1.0)
         connection.close()
+
+
+# Whose connection it is.
+
+
+async def test_whoever_had_it_before_has_no_say_over_the_next_request() -> None:
+    async with pooled(OK + b"Content-Length: 2\r\n\r\nok") as (pool, _):
+        connection = await pool.acquire()
+        first = connection.turn
+        await ask(connection)
+        assert await pool.acquire() is connection
+        connection.send(b"GET", GET)
+        connection.abandon(first)
+        pool.release(connection, first)
+        connection.cut(first)
+        assert (await connection.response(5.0)).status == 200
+        connection.abandon(connection.turn)
+        assert connection.closing
+
+
+async def test_one_that_was_acquired_and_not_used_goes_back() -> None:
+    async with pooled(OK + b"Content-Length: 2\r\n\r\nok") as (pool, _):
+        connection = await pool.acquire()
+        pool.release(connection, connection.turn)
+        assert await pool.acquire() is connection
+        await ask(connection)
+
+
+async def test_only_an_early_loss_on_a_reused_connection_was_a_stale_one() -> None:
+    async with pooled(OK + b"Content-Length: 2\r\n\r\nok") as (pool, _):
+        connection = await pool.acquire()
+        await ask(connection)
+        connection = await pool.acquire()
+        lost = UpstreamError("lost", "gone", sent=True)
+        assert connection.was_stale(lost)  # before it was sent at all
+        connection.send(b"GET", GET)
+        assert connection.was_stale(lost)
+        assert not connection.was_stale(UpstreamError("lost", "gone", sent=True, answered=True))
+        assert not connection.was_stale(UpstreamError("timeout", "late", sent=True))
+        connection._sent_at -= STALE_SECONDS + 1
+        assert not connection.was_stale(lost), "the server had begun with it"
+        connection.close()
+
+
+# What is no answer.
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"<html>hello</html>\r\n",
+        b"H2",
+    ],
+)
+async def test_what_can_become_no_answer_is_an_error_at_once(raw: bytes) -> None:
+    """The peer stays connected and silent."""
+    async with pooled(raw) as (pool, _):
+        connection = await pool.acquire()
+        connection.send(b"GET", GET)
+        async with asyncio.timeout(5.0):
+            with pytest.raises(UpstreamError) as caught:
+                await connection.response(0)
+        assert caught.value.kind == "protocol"
+
+
+async def test_interim_answers_without_end_are_an_error() -> None:
+    told: list[bytes] = []
+    async with pooled(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * (MAX_INTERIM + 1)) as (pool, _):
+        connection = await pool.acquire()
+        connection.send(b"GET", GET)
+        with pytest.raises(UpstreamError, match="interim"):
+            await connection.response(5.0, told.append)
+        assert len(told) == MAX_INTERIM
+
+
+@pytest.mark.parametrize("size", [b"2 ", b"2\t ", b"2 ;a=b", b"2;a=b"])
+async def test_blanks_behind_a_chunks_size_are_taken(size: bytes) -> None:
+    raw = OK + b"Transfer-Encoding: chunked\r\n\r\n" + size + b"\r\nok\r\n0\r\n\r\n"
+    async with pooled(raw) as (pool, _):
+        sink = await ask(await pool.acquire())
+        assert sink.pieces == [b"ok"]
+        assert sink.raw == [None], "they are not for the client"
