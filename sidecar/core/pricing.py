@@ -13,6 +13,9 @@ PER_TOKENS = 1_000_000
 # A prompt's tokens are at most its bytes; a template adds to the whole and to each message.
 TEMPLATE_TOKENS = 64
 MESSAGE_TOKENS = 8
+# What a template says of tools in its own words, once where there are any; and around each of them.
+TOOLS_TOKENS = 1024
+TOOL_TOKENS = 100
 # Under this the answer would be cut too short to be worth its price: such a call goes local.
 LEAST_OUTPUT = 256
 _FACTOR_UNIT = 1000
@@ -57,11 +60,21 @@ def cost(price: Price, tokens_in: int, tokens_out: int) -> int:
     return _rounded_up(tokens_in * price.input, PER_TOKENS) + _rounded_up(tokens_out * price.output, PER_TOKENS)
 
 
-def input_bound(facts: Facts, body_bytes: int, price: Price) -> int:
-    """The most input tokens a body can make. Image data counts by image, not by its bytes."""
+def input_bound(facts: Facts, body_bytes: int, price: Price, tokens_out: int = 0) -> int:
+    """The most input tokens a body can make. Image data counts by image, not by its bytes.
+
+    Tools and tool calls count a second time: a server does not pass their bytes on, it writes their JSON anew, with
+    the fields that were left out and other escapes, and its template explains them to the model. Where it may run the
+    call twice, the second prompt holds what the first run said, at most `tokens_out`, as one more message.
+    """
     image_bytes = sum(map(len, facts.image_data))
-    text = max(body_bytes - image_bytes, 0)
-    return text + TEMPLATE_TOKENS + MESSAGE_TOKENS * facts.messages + facts.images * price.max_image_tokens
+    bound = max(body_bytes - image_bytes, 0)
+    bound += TEMPLATE_TOKENS + MESSAGE_TOKENS * facts.messages + facts.images * price.max_image_tokens
+    if facts.tool_items:
+        bound += TOOLS_TOKENS + TOOL_TOKENS * facts.tool_items + facts.tool_bytes
+    if facts.reruns:
+        bound += tokens_out + TEMPLATE_TOKENS
+    return bound
 
 
 def worst_case(price: Price, tokens_in: int, tokens_out: int) -> WorstCase:

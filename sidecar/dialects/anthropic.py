@@ -22,7 +22,9 @@ from sidecar.dialects.base import (
 from sidecar.dialects.framing import Events, Whole, event_data, event_name
 
 _TEXT_BLOCKS = {"text": "text", "thinking": "thinking"}
-_SCANNED_BLOCKS = frozenset(("tool_use", "server_tool_use", "web_search_tool_result", "search_result"))
+_NESTED_BLOCKS = frozenset(("tool_result", "search_result"))
+# A server writes the JSON of these anew; their keys are a tool's own.
+_CALL_BLOCKS = frozenset(("tool_use", "server_tool_use", "web_search_tool_result"))
 
 
 class AnthropicDialect:
@@ -34,20 +36,21 @@ class AnthropicDialect:
         gathering = Gathering()
         system = value.get("system")
         if system:
-            gathering.message("system", _blocks(gathering, system))
-        messages = several(value.get("messages"))
-        for message in messages:
+            gathering.message("system", _content(gathering, system))
+        for message in several(value.get("messages")):
             if type(message) is dict:
-                gathering.message(message.get("role"), _blocks(gathering, message.get("content")))
-        tools = several(value.get("tools"))
+                gathering.message(message.get("role"), _content(gathering, message.get("content")))
+            else:
+                gathering.message(None, gathering.text(message))
         forced = member(value.get("tool_choice"), "type") == "tool"
-        formats = (value.get("output_format"), member(value.get("output_config"), "format"))
+        formats = [value.get("output_format"), member(value.get("output_config"), "format")]
         schema = any(member(form, "type") == "json_schema" for form in formats)
-        facts = gathering.facts(tools=len(tools), structured=forced or schema)
+        facts = gathering.facts(tools=value.get("tools"), structured=forced or schema)
         facts.stream = value.get("stream") is True
         facts.output_cap = bound(value.get("max_tokens"))
+        facts.reruns = formats != [None, None]
         facts.thinks = member(value.get("thinking"), "type") in ("enabled", "adaptive")
-        facts.web_tools = any(is_web_tool(member(tool, "type")) for tool in tools)
+        facts.web_tools = any(is_web_tool(member(tool, "type")) for tool in several(value.get("tools")))
         facts.usage_asked = True
         for name in ("container", "mcp_servers"):
             if value.get(name):
@@ -80,22 +83,31 @@ class AnthropicDialect:
         return b"event: error\ndata: " + self.error(502, message, code) + b"\n\n"
 
 
+def _content(gathering: Gathering, content: Any) -> str:
+    """The text of a content, of one string or of blocks."""
+    if type(content) is str:
+        return content
+    return gathering.joint(_blocks(gathering, content))
+
+
 def _blocks(gathering: Gathering, content: Any) -> list[str]:
-    """The texts of a content: a string, or blocks; tool results hold blocks of their own."""
+    """The texts of a content: a string, or blocks; results of tools and searches hold blocks of their own."""
     if type(content) is not list and type(content) is not dict:
-        return [text_of(content)]
+        return [gathering.text(content)]
     texts = []
     for block in several(content):
         kind = text_of(member(block, "type"))
         if kind in _TEXT_BLOCKS:
-            texts.append(text_of(block.get(_TEXT_BLOCKS[kind])))
-        elif kind == "tool_result":
+            texts.append(gathering.text(block.get(_TEXT_BLOCKS[kind])))
+        elif kind in _NESTED_BLOCKS:
             texts += _blocks(gathering, block.get("content"))
         elif kind == "image":
             _image(gathering, block.get("source"))
         elif type(block) is str:
             texts.append(block)
-        elif kind not in _SCANNED_BLOCKS:
+        elif kind in _CALL_BLOCKS:
+            gathering.calls.append(block)
+        else:
             gathering.opaque = gathering.opaque or "a content block is neither text nor an image"
     return texts
 
@@ -153,7 +165,10 @@ class MessageStreamObserver:
 
     def _take(self, event: bytes) -> None:
         name = event_name(event)
-        if name == b"message_delta":
+        if name.startswith(b"content_block"):
+            if self.usage.tokens_out is not None:
+                self.usage.forget()  # what was told before these words does not count them
+        elif name == b"message_delta":
             record = parse(event_data(event))
             if record is not None:
                 _read(self.usage, record.get("usage"))

@@ -80,6 +80,8 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 # A data URL that is an image and nothing else: any further parameter could hold a text.
 _IMAGE_HEADER = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64", re.IGNORECASE)
+# What a tool names that the server runs by itself.
+_SERVED = frozenset(("connector_id", "container", "server_url", "vector_store_ids"))
 _SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]{0,31}:", re.IGNORECASE)
 
 
@@ -116,10 +118,11 @@ def is_binary(text: str) -> bool:
 
 
 class Gathering:
-    """Facts in the making, shared by the dialects: texts, turns and images of messages and their parts."""
+    """Facts in the making, shared by the dialects: texts, turns, images and tool calls of messages."""
 
     __slots__ = (
         "blocker",
+        "calls",
         "first_user",
         "image_data",
         "images",
@@ -132,30 +135,41 @@ class Gathering:
     )
 
     def __init__(self) -> None:
-        self.text_bytes = 0
-        self.turns = 0
-        self.messages = 0
-        self.images = 0
+        self.text_bytes = self.turns = self.messages = self.images = 0
         self.image_data: list[str] = []
         self.joined: list[str] = []
         self.system: list[str] = []
+        self.calls: list[Any] = []
         self.first_user: str | None = None
-        self.opaque = ""
-        self.blocker = ""
+        self.opaque = self.blocker = ""
 
-    def message(self, role: Any, texts: list[str]) -> None:
-        """One message: its text parts as a model reads them, one behind the other."""
-        text = texts[0] if len(texts) == 1 else "".join(texts)
-        if len(texts) > 1:
-            self.joined.append(text)
+    def message(self, role: Any, text: str) -> None:
+        """One message with all of its text."""
         self.messages += 1
         self.text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-        if role in ("system", "developer"):
+        if role == "system" or role == "developer":
             self.system.append(text)
             return
         self.turns += 1
-        if self.first_user is None and role not in ("assistant", "tool"):
+        if self.first_user is None and role != "assistant" and role != "tool":
             self.first_user = text
+
+    def joint(self, texts: list[str]) -> str:
+        """The text parts of one message as a model reads them, one behind the other."""
+        if len(texts) == 1:
+            return texts[0]
+        text = "".join(texts)
+        if texts:
+            self.joined.append(text)
+        return text
+
+    def text(self, value: Any) -> str:
+        """What should be a text. Something else in its place is not read here, and is sent all the same."""
+        if type(value) is str:
+            return value
+        if value is not None:
+            self.opaque = self.opaque or "something else stands in a text's place"
+        return ""
 
     def image(self, data: Any) -> None:
         """An image in base64, or a data URL of one. Something else in its place is not hidden as an image."""
@@ -178,14 +192,15 @@ class Gathering:
         elif is_binary(encoded):
             self.opaque = self.opaque or "an image is in no known format"
 
-    def facts(self, *, tools: int, structured: bool, embeds: bool = False) -> Facts:
-        """The part of the facts that was gathered."""
+    def facts(self, *, tools: Any = None, structured: bool = False, embeds: bool = False) -> Facts:
+        """The part of the facts that was gathered; `tools` are the call's tools as they came."""
         facts = Facts()
-        facts.shape = Shape(embeds, self.images, structured, self.text_bytes, self.turns, tools)
         facts.messages = self.messages
         facts.first_user_text = self.first_user or ""
-        if tools:
-            facts.tools = tools
+        offered = 0
+        if tools or self.calls:
+            offered = self._count_tools(facts, several(tools))
+        facts.shape = Shape(embeds, self.images, structured, self.text_bytes, self.turns, offered)
         if self.image_data:
             facts.image_data = tuple(self.image_data)
         if self.joined:
@@ -197,6 +212,21 @@ class Gathering:
         if self.blocker:
             facts.cloud_blocker = self.blocker
         return facts
+
+    def _count_tools(self, facts: Facts, tools: list[Any]) -> int:
+        written = tools + self.calls
+        facts.tools, facts.tool_items = len(tools), len(written)
+        try:
+            size = len(orjson.dumps(written))
+            indented = len(orjson.dumps(written, option=orjson.OPT_INDENT_2))
+        except TypeError:  # lone surrogates, or too deep
+            self.blocker = self.blocker or "its tools cannot be measured"
+        else:
+            # Go writes `<` in six bytes, and Ollama indents the tools of some models by four blanks a level.
+            facts.tool_bytes = 6 * size + 2 * (indented - size)
+        if any(map(is_served_tool, tools)):
+            self.blocker = self.blocker or "a tool fetches from where the sidecar cannot see"
+        return len(tools)
 
 
 def items(value: Any) -> list[Any]:
@@ -219,13 +249,22 @@ def member(value: Any, name: str) -> Any:
     return value.get(name) if type(value) is dict else None
 
 
+def is_served_tool(tool: Any) -> bool:
+    """Whether a tool has the server fetch from elsewhere: from another server, a connector, files that it keeps."""
+    if type(tool) is not dict:
+        return False
+    return not _SERVED.isdisjoint(tool) or text_of(tool.get("type")).strip().lower().startswith("mcp")
+
+
 def is_web_tool(kind: Any) -> bool:
     """Whether a tool of this type makes the local server itself post a model-written query to Ollama's cloud."""
     return text_of(kind).strip().lower().startswith(("web_search", "web_fetch"))
 
 
 def bound(value: Any) -> int | None:
-    """A bound on tokens: a positive integer that a server could take. Anything else sets no bound."""
+    """A bound on tokens: a positive number that a server could take, without its fraction. Else there is none."""
+    if type(value) is float and value <= _JSON_INT_MAX:
+        value = int(max(value, 0.0))  # as Ollama reads its options
     return value if type(value) is int and 0 < value <= _JSON_INT_MAX else None
 
 

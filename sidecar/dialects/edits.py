@@ -19,15 +19,17 @@ def asks_for_usage(route: Route, facts: Facts) -> bool:
 def cloud_body(route: Route, raw: bytes, value: dict[str, Any], facts: Facts, model: str, cap: int) -> bytes:
     """The edited body. All other bytes stay, and what it says otherwise is compared to what `raw` says.
 
-    The cap is lowered or put in, never raised. Raises NotEditableError where the body does not allow it.
+    The cap is lowered or put in, never raised; one with a fraction becomes the integer below. Raises NotEditableError
+    where the body does not allow it.
     """
     there = members(raw)
     expected = dict(value)
     edits = [_set(raw, there, expected, ("model",), model)]
     for path in route.dialect.cap_path(value):
-        current = bound(_at(value, path))
-        if current is None or current > cap:
-            edits.append(_set(raw, there, expected, path, cap))
+        asked = _at(value, path)
+        allowed = min(bound(asked) or cap, cap)
+        if type(asked) is not int or asked != allowed:
+            edits.append(_set(raw, there, expected, path, allowed))
     if asks_for_usage(route, facts):
         edits.append(_set(raw, there, expected, ("stream_options", "include_usage"), True))
     edited = apply(raw, edits)

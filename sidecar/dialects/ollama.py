@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from sidecar.core.call import Facts, Usage
-from sidecar.dialects.base import Gathering, Observer, Route, bound, count, items, member, parse, several, text_of
+from sidecar.dialects.base import Gathering, Observer, Route, bound, count, member, parse, several, text_of
 from sidecar.dialects.framing import LastLine, Whole
 
 
@@ -19,13 +19,19 @@ class OllamaDialect:
     def facts(self, route: Route, value: dict[str, Any]) -> Facts:
         if route.web:
             return _search(value)
-        read = {"/api/chat": _chat, "/api/generate": _generate}.get(route.path, _embed)
+        read = _READERS.get(route.path, _embed)
         facts = read(value)
-        options = value.get("options")
         facts.stream = value.get("stream") is not False and read is not _embed
-        facts.output_cap = bound(member(options, "num_predict"))
-        facts.context_tokens = bound(member(options, "num_ctx"))
+        if "options" in value:
+            options = value["options"]
+            facts.output_cap = bound(member(options, "num_predict"))
+            facts.context_tokens = bound(member(options, "num_ctx"))
         facts.thinks = value.get("think") not in (None, False)
+        # Even a null is a format to Ollama. It runs a model again that thought before it wrote, and some models think
+        # although they are told not to.
+        facts.reruns = "format" in value
+        if value.get("template"):
+            facts.cloud_blocker = facts.cloud_blocker or "its template may repeat the prompt without bound"
         return facts
 
     def cap_path(self, value: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -48,27 +54,28 @@ def _chat(value: dict[str, Any]) -> Facts:
     gathering = Gathering()
     messages = several(value.get("messages"))
     for message in messages:
-        if type(message) is not dict:
+        if type(message) is not dict:  # a null is an empty message to Ollama
+            gathering.message(None, gathering.text(message))
             continue
-        _images(gathering, message.get("images"))
-        gathering.message(message.get("role"), [text_of(message.get("content"))])
-    tools = len(items(value.get("tools")))
-    facts = gathering.facts(tools=tools, structured=type(value.get("format")) is dict)
+        if "images" in message:
+            _images(gathering, message["images"])
+        if "tool_calls" in message:
+            gathering.calls += several(message["tool_calls"])
+        gathering.message(message.get("role"), gathering.text(message.get("content")))
+    facts = gathering.facts(tools=value.get("tools"), structured=type(value.get("format")) is dict)
     facts.load_only = not messages
     return facts
 
 
 def _generate(value: dict[str, Any]) -> Facts:
     gathering = Gathering()
-    _images(gathering, value.get("images"))
-    system = text_of(value.get("system"))
-    if system:
-        gathering.message("system", [system])
-    prompt = text_of(value.get("prompt"))
-    gathering.message("user", [prompt])
-    if value.get("context"):
-        gathering.opaque = gathering.opaque or "context holds the tokens of an earlier call"
-    facts = gathering.facts(tools=0, structured=type(value.get("format")) is dict)
+    if "images" in value:
+        _images(gathering, value["images"])
+    if value.get("system"):
+        gathering.message("system", gathering.text(value["system"]))
+    prompt = gathering.text(value.get("prompt"))
+    gathering.message("user", prompt)
+    facts = gathering.facts(structured=type(value.get("format")) is dict)
     facts.load_only = not prompt and not facts.images
     return facts
 
@@ -84,16 +91,19 @@ def _embed(value: dict[str, Any]) -> Facts:
     gathering = Gathering()
     inputs = value.get("input", value.get("prompt"))
     for text in inputs if type(inputs) is list else [inputs]:
-        gathering.message("user", [text_of(text)])
-    return gathering.facts(tools=0, structured=False, embeds=True)
+        gathering.message("user", text_of(text))
+    return gathering.facts(embeds=True)
 
 
 def _search(value: dict[str, Any]) -> Facts:
     gathering = Gathering()
-    gathering.message("user", [text_of(value.get("query")) or text_of(value.get("url"))])
-    facts = gathering.facts(tools=0, structured=False)
+    gathering.message("user", gathering.text(value.get("query")) or gathering.text(value.get("url")))
+    facts = gathering.facts()
     facts.web_tools = True
     return facts
+
+
+_READERS = {"/api/chat": _chat, "/api/generate": _generate}
 
 
 class OllamaObserver:

@@ -83,14 +83,18 @@ def _chat(value: dict[str, Any]) -> Facts:
     gathering = Gathering()
     messages = several(value.get("messages"))
     for message in messages:
-        if type(message) is dict:
-            gathering.message(message.get("role"), _parts(gathering, message.get("content")))
-    choice = value.get("tool_choice")
+        if type(message) is not dict:
+            gathering.message(None, gathering.text(message))
+            continue
+        if "tool_calls" in message:
+            gathering.calls += several(message["tool_calls"])
+        gathering.message(message.get("role"), _content(gathering, message.get("content")))
     schema = member(value.get("response_format"), "type") == "json_schema"
-    facts = gathering.facts(tools=len(items(value.get("tools"))), structured=schema or _forces(choice))
+    facts = gathering.facts(tools=value.get("tools"), structured=schema or _forces(value.get("tool_choice")))
     facts.load_only = not messages
-    caps = [bound(value.get(name)) for name in ("max_tokens", "max_completion_tokens")]
-    facts.output_cap = min((cap for cap in caps if cap is not None), default=None)
+    facts.reruns = value.get("response_format") is not None
+    cap, newer = bound(value.get("max_tokens")), bound(value.get("max_completion_tokens"))
+    facts.output_cap = newer if cap is None else cap if newer is None else min(cap, newer)
     facts.thinks = value.get("reasoning_effort") not in (None, "none") or _reasons(value)
     facts.usage_asked = member(value.get("stream_options"), "include_usage") is True
     return facts
@@ -104,15 +108,24 @@ def _forces(choice: Any) -> bool:
     return bool(member(choice, "type") == "function")
 
 
+def _content(gathering: Gathering, content: Any) -> str:
+    """The text of a message's content, of one string or of parts."""
+    if type(content) is str:
+        return content
+    return gathering.joint(_parts(gathering, content))
+
+
 def _parts(gathering: Gathering, content: Any) -> list[str]:
-    """The text parts of a message's content; images and what cannot be scanned go to the gathering."""
+    """The texts of a content; images and what cannot be scanned go to the gathering."""
     if type(content) is not list and type(content) is not dict:
-        return [text_of(content)]
+        return [gathering.text(content)]
     texts = []
     for part in several(content):
         kind = text_of(member(part, "type"))
         if kind in _TEXT_PARTS:
-            texts.append(text_of(part.get("text")))
+            texts.append(gathering.text(part.get("text")))
+            if "refusal" in part:
+                texts.append(gathering.text(part["refusal"]))
         elif kind in _IMAGE_PARTS:
             image = part.get("image_url")
             gathering.image(member(image, "url") if type(image) is dict else image)
@@ -125,41 +138,53 @@ def _parts(gathering: Gathering, content: Any) -> list[str]:
 
 def _responses(value: dict[str, Any]) -> Facts:
     gathering = Gathering()
-    instructions = text_of(value.get("instructions"))
-    if instructions:
-        gathering.message("system", [instructions])
+    if value.get("instructions"):
+        _items(gathering, value["instructions"], "system")
     given = value.get("input")
-    if type(given) is str:
-        gathering.message("user", [given])
+    _items(gathering, given, "user")
+    for name in ("previous_response_id", "conversation", "prompt"):
+        if value.get(name) is not None:
+            gathering.opaque = gathering.opaque or f"{name} stands for text that is not in the call"
+    form = member(value.get("text"), "format")
+    schema = member(form, "type") == "json_schema"
+    facts = gathering.facts(tools=value.get("tools"), structured=schema or _forces(value.get("tool_choice")))
+    facts.load_only = not given
+    facts.reruns = form is not None
+    facts.output_cap = bound(value.get("max_output_tokens"))
+    facts.thinks = _reasons(value)
+    facts.web_tools = any(is_web_tool(member(tool, "type")) for tool in several(value.get("tools")))
+    facts.usage_asked = True  # a stream of this route tells its usage without being asked
+    return facts
+
+
+def _items(gathering: Gathering, given: Any, role: str) -> None:
+    """What an `input` holds, or `instructions`: a text of this role, or items."""
+    if type(given) is not list and type(given) is not dict:
+        if given is not None:
+            gathering.message(role, gathering.text(given))
+        return
     for item in several(given):
         kind = text_of(member(item, "type") or "message")
         if type(item) is not dict or kind not in _TEXT_ITEMS:
             gathering.opaque = gathering.opaque or "an input item is neither text nor an image"
-            continue
-        content = item.get("output") if kind == "function_call_output" else item.get("content")
-        if kind == "function_call":
-            content = item.get("arguments")
-        gathering.message("tool" if kind != "message" else item.get("role"), _parts(gathering, content))
-    for name in ("previous_response_id", "conversation", "prompt"):
-        if value.get(name) is not None:
-            gathering.opaque = gathering.opaque or f"{name} stands for text that is not in the call"
-    tools = several(value.get("tools"))
-    schema = member(member(value.get("text"), "format"), "type") == "json_schema"
-    facts = gathering.facts(tools=len(tools), structured=schema or _forces(value.get("tool_choice")))
-    facts.load_only = not given
-    facts.output_cap = bound(value.get("max_output_tokens"))
-    facts.thinks = _reasons(value)
-    facts.web_tools = any(is_web_tool(member(tool, "type")) for tool in tools)
-    facts.usage_asked = True  # a stream of this route tells its usage without being asked
-    return facts
+        elif kind == "message":
+            gathering.message(item.get("role", role), _content(gathering, item.get("content")))
+        elif kind == "reasoning":
+            texts = [*_parts(gathering, item.get("summary")), *_parts(gathering, item.get("content"))]
+            gathering.message("tool", gathering.joint([text for text in texts if text]))
+        elif kind == "function_call":
+            gathering.calls.append(item)
+            gathering.message("tool", gathering.text(item.get("arguments")))
+        else:
+            gathering.message("tool", _content(gathering, item.get("output")))
 
 
 def _completions(value: dict[str, Any]) -> Facts:
     gathering = Gathering()
     prompt = value.get("prompt")
     for text in prompt if type(prompt) is list else [prompt]:
-        gathering.message("user", [text_of(text)])
-    facts = gathering.facts(tools=0, structured=False)
+        gathering.message("user", text_of(text))
+    facts = gathering.facts()
     facts.output_cap = bound(value.get("max_tokens"))
     return facts
 
@@ -168,16 +193,16 @@ def _embeddings(value: dict[str, Any]) -> Facts:
     gathering = Gathering()
     given = value.get("input")
     for text in given if type(given) is list else [given]:
-        gathering.message("user", [text_of(text)])
-    return gathering.facts(tools=0, structured=False, embeds=True)
+        gathering.message("user", text_of(text))
+    return gathering.facts(embeds=True)
 
 
 def _other(value: dict[str, Any]) -> Facts:
     gathering = Gathering()
-    gathering.message("user", [text_of(value.get("prompt"))])
+    gathering.message("user", text_of(value.get("prompt")))
     if value.get("image") is not None:
         gathering.image(value.get("image"))
-    return gathering.facts(tools=0, structured=False)
+    return gathering.facts()
 
 
 _READERS = {
@@ -245,12 +270,14 @@ class ChatStreamObserver:
         usage = self.usage
         if b"[DONE]" in event and event_data(event) == b"[DONE]":
             usage.complete = True
-        elif b'"usage"' in event or b'"error"' in event or _finishes(event):
+        elif usage.tokens_out is not None or b'"usage"' in event or b'"error"' in event or _finishes(event):
             record = parse(event_data(event))
             if record is None:
                 return
             if record.get("error") is not None:
                 usage.error = True
+            if record.get("choices"):
+                usage.forget()  # what was told before these words does not count them
             _read_usage(usage, record.get("usage"))
             for choice in items(record.get("choices")):
                 usage.finish = text_of(member(choice, "finish_reason")) or usage.finish
@@ -288,7 +315,10 @@ class ResponsesStreamObserver:
         name = event_name(event)
         if name == b"error":
             self.usage.error = True
-        elif name in self._LAST:
+        elif name not in self._LAST:
+            if self.usage.complete and name:  # so that was not the end
+                self.usage.forget()
+        else:
             record = parse(event_data(event))
             if record is None:
                 return  # cut within: it is not the end that it names

@@ -27,13 +27,16 @@ class Reading:
     """A body's value. `problem` says why two readers could read it differently; empty where they cannot.
 
     `models` are all the strings that some reader could take for the top level's `model`; `texts` are all decoded
-    strings in it, keys included, and where a key comes twice those of both.
+    strings in it, keys included, and where a key comes twice those of both. `numbers` are the large numbers that came
+    as floats, their integers written out; `pictured` says that some string is an image or has one in it.
     """
 
     value: Any
     problem: str
     models: tuple[str, ...]
     texts: list[str]
+    numbers: list[str]
+    pictured: bool
 
 
 def read_json(raw: bytes) -> Reading:
@@ -42,23 +45,45 @@ def read_json(raw: bytes) -> Reading:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         return _read_leniently(raw, error.pos)
-    texts, keys, plain = _walk(value)
+    texts, keys, plain, numbers, pictured = _walk(value)
     problem = ""
-    # Every key ends in a quote and a colon, so as many of those as distinct keys means that none came twice. More of
-    # them can also be text inside a string: then look closely.
-    if len(_KEY_END.findall(raw)) != keys and _has_repeats(raw):
+    if _may_repeat(raw, texts, keys) and _has_repeats(raw):
         problem = "a key comes twice"
     elif not plain:
         problem = _case_variants(value)
     if problem:
         return _every_reading(raw.decode("utf-8"), value, texts, problem)
     model = value.get("model") if type(value) is dict else None
-    return Reading(value, "", (model,) if type(model) is str else (), texts)
+    return Reading(value, "", (model,) if type(model) is str else (), texts, numbers, pictured)
 
 
-def _walk(value: Any) -> tuple[list[str], int, bool]:
-    """All strings, how many keys there are, and whether all keys are plain: with no variant in another case."""
+def _may_repeat(raw: bytes, texts: list[str], keys: int) -> bool:
+    """Whether a key may come twice: a look at the bytes alone, which is cheap and never says no where one does.
+
+    A string has two quotes, and a key ends in a quote and a colon: no more of those than strings or keys that were
+    read leave none for a lost one. More of them can also be text inside a string.
+    """
+    return raw.count(b'"') != 2 * len(texts) and len(_KEY_END.findall(raw)) != keys
+
+
+# Shorter strings are no image.
+_LEAST_IMAGE = 40
+_IMAGE_STARTS = frozenset("/_iRUdD \n")
+# Base64 of the first bytes of JPEG, PNG, GIF and WebP; and a string that is such an image, bare or in a data URL.
+_MAGIC = re.compile(r"[/_]9j[/_]|iVBORw0KGg|R0lGOD[dl]h|UklGR[A-Za-z0-9+/_-]{6}XRUJQ")
+_IMAGE = re.compile(rf"\s*(?:[dD][aA][tT][aA]:[^,]{{0,99}},)?(?:{_MAGIC.pattern})")
+# What a data URL inside of a text has, as in Markdown.
+_DATA_URL = ";base64,"
+# Smaller numbers tell of nobody, and no identifier has as many digits as larger ones.
+_LEAST_NUMBER, _MOST_NUMBER = 1e7, 1e25
+
+
+def _walk(value: Any) -> tuple[list[str], int, bool, list[str], bool]:
+    """All strings, how many keys there are, whether all keys are plain, with no variant in another case; the integers
+    of large floats, and whether a string is an image."""
     texts: list[str] = []
+    long: list[str] = []
+    numbers: list[str] = []
     keys = 0
     plain = True
     stack = [value]
@@ -69,18 +94,35 @@ def _walk(value: Any) -> tuple[list[str], int, bool]:
             keys += len(node)
             for key, child in node.items():
                 texts.append(key)
-                if not (key.isascii() and key.islower()):
+                if key not in _PLAIN and not (key.isascii() and key.islower()):
                     plain = False
                 kind = type(child)
                 if kind is str:
                     texts.append(child)
+                    if len(child) >= _LEAST_IMAGE:
+                        long.append(child)
                 elif kind is dict or kind is list:
                     stack.append(child)
+                elif kind is float and _LEAST_NUMBER <= abs(child) < _MOST_NUMBER:
+                    numbers.append(str(int(child)))
         elif kind is list:
             stack += node
         elif kind is str:
             texts.append(node)
-    return texts, keys, plain
+            if len(node) >= _LEAST_IMAGE:
+                long.append(node)
+        elif kind is float and _LEAST_NUMBER <= abs(node) < _MOST_NUMBER:
+            numbers.append(str(int(node)))
+    pictured = False
+    for text in long:
+        if (text[0] in _IMAGE_STARTS and _IMAGE.match(text)) or (";" in text and _has_data_url(text)):
+            pictured = True
+            break
+    return texts, keys, plain, numbers, pictured
+
+
+def _has_data_url(text: str) -> bool:
+    return _DATA_URL in text and _MAGIC.search(text, text.index(_DATA_URL)) is not None
 
 
 def _is_plain(node: dict[str, Any]) -> bool:
@@ -137,9 +179,10 @@ _FIELDS = frozenset(
         *("options", "output", "output_config", "output_format", "previous_response_id", "prompt", "query"),
         *("reasoning", "reasoning_effort", "response_format", "role", "source", "stream", "stream_options"),
         *("suffix", "system", "template", "text", "think", "thinking", "tool_calls", "tool_choice", "tools", "type"),
-        *("url", "web_search_options"),
+        *("connector_id", "server_url", "url", "web_search_options"),
     )
 )
+_PLAIN = _FIELDS | {"description", "name", "parameters", "properties", "required", "seed", "temperature", "top_p"}
 # Below these the keys are the app's own: schemas, and arguments by them. So are those below an `input` that is an
 # object (a tool's, in Anthropic's dialect).
 _FREE = frozenset(
@@ -190,7 +233,7 @@ def _every_reading(text: str, value: Any, texts: list[str], problem: str) -> Rea
                 for pair in child.pairs:
                     stack += pair
     known = frozenset(texts)
-    return Reading(value, problem, tuple(models), texts + [text for text in found if text not in known])
+    return Reading(value, problem, tuple(models), texts + [text for text in found if text not in known], [], False)
 
 
 def _values(text: str) -> Iterator[Any]:

@@ -38,13 +38,17 @@ def classify(policy: Policy, headers: HeaderSource, body: Body) -> Classificatio
     facts = body.facts
     hits: Sequence[Hit] = ()
     if policy.scanner is not None:
-        hits = policy.scanner.scan(_without_images(body), [*body.texts, *_around_images(body)])
+        if facts.images or facts.texts or facts.ambiguous or body.value is None:
+            hits = policy.scanner.scan(_without_images(body), [*body.texts, *_around_images(body)])
+        else:  # read by every reader alike, so each text stands in it
+            hits = policy.scanner.scan(body.decoded, body.texts, contained=True)
     stated = header_finding(headers)
-    if not (hits or stated or facts.images or facts.ambiguous or facts.opaque):
+    pictured = facts.images or facts.stray_image
+    if not (hits or stated or pictured or facts.ambiguous or facts.opaque):
         return policy.default_class
     findings = [stated] if stated is not None else []
     findings += policy.default_class.findings
-    if facts.images:
+    if pictured:
         findings.append(Finding("images", policy.image_class, "default"))
     if facts.ambiguous:
         findings.append(Finding("ambiguous-body", DataClass.CONFIDENTIAL, "body"))
@@ -90,6 +94,6 @@ def _located(hits: Sequence[Hit], body: Body) -> list[Finding]:
         elif hit.index < len(paths):
             where = paths[hit.index]
         else:
-            where = "a message's joined text" if hit.index < len(body.texts) else "an image's data URL"
+            where = "a joined text or a number written out" if hit.index < len(body.texts) else "an image's data URL"
         located.append(Finding(hit.rule, hit.data_class, "content", where, hit.start, hit.end))
     return located

@@ -73,12 +73,26 @@ def _read_json_body(route: Route, raw: bytes, decoded: bytes) -> Body:
     if reading.problem and route.web_tools:
         # Another reader may find the tool that makes the local server search where this one did not.
         facts.web_tools = facts.web_tools or any(map(is_web_tool, reading.texts))
+    if value.get("context"):
+        facts.opaque = facts.opaque or "context holds the tokens of an earlier call"
     texts = reading.texts
-    if facts.image_data:
+    if facts.images:
         images = frozenset(map(id, facts.image_data))
         texts = [text for text in texts if id(text) not in images]
+        if any(map(_IMAGE_TAG.search, (*texts, *facts.texts))):
+            facts.cloud_blocker = facts.cloud_blocker or "a text of it says where an image goes in"
+    elif reading.pictured:
+        facts.stray_image = True
+    if reading.numbers:
+        facts.texts += tuple(reading.numbers)
     texts += facts.texts
     return Body(raw, decoded, value, facts, texts)
+
+
+# Ollama's own mark for an image: it puts a whole image in the place of each, however often one comes. The renderers
+# of some models cut `<|channel>…` and `/think` out of a text, and a tool call's arguments are JSON of their own: what
+# is around the one may come together as a mark, and so may escapes in the other.
+_IMAGE_TAG = re.compile(r"\[img-|<\|channel>|(?<!<)/think|/think(?!>)|/no_think|\\u00[2-7]")
 
 
 def _name(facts: Facts, value: dict[str, Any], reading: Reading) -> None:

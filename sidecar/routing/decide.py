@@ -168,4 +168,5 @@ def price_of(policy: Policy, assessment: Assessment, model: CloudModel) -> tuple
         return None
     facts = assessment.body.facts
     cap, tokens_out = output_cap(facts.output_cap, policy.max_output_tokens, facts.choices)
-    return worst_case(model.price, input_bound(facts, len(assessment.body.raw), model.price), tokens_out), cap
+    tokens_in = input_bound(facts, len(assessment.body.raw), model.price, tokens_out)
+    return worst_case(model.price, tokens_in, tokens_out), cap

@@ -33,7 +33,8 @@ class Hit(Protocol):
 class Scanner(Protocol):
     """Finds what restricts a text. Never raises: what it cannot scan is a finding."""
 
-    def scan(self, raw: bytes | None, texts: Sequence[str]) -> Sequence[Hit]: ...
+    def scan(self, raw: bytes | None, texts: Sequence[str], *, contained: bool = False) -> Sequence[Hit]:
+        """`contained` promises that each text is a string of `raw`'s own JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,12 +204,12 @@ def test_the_same_request_id_is_the_same_bucket(explained: Callable[..., Explain
 def test_a_budget_that_pays_for_a_part_of_the_answer_is_said(
     explained: Callable[..., Explained], tmp_path: Path
 ) -> None:
-    limits = {"cost_limits": {"daily_budget_usd": "0.004"}}
+    limits = {"cost_limits": {"daily_budget_usd": "0.008"}}
     cloud = {"api_key": "k", "pricing": PRICING, **limits}
     config = settings_file(tmp_path, {"ollama_cloud": cloud}, "poor.yaml")
     _, out, _ = explained(EXTRACTION, *HIGH, over=config)
     most = int(out.splitlines()[-1].split()[2])
-    left = (4000 - most) // 2
+    left = (8000 - most) // 2
     assert out.splitlines()[1] == f"The whole budget pays for {left} tokens of answer: the answer is cut there."
 
 

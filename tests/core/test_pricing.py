@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -151,6 +152,86 @@ def test_the_bytes_of_an_image_do_not_count(sizes: list[int], price: Price) -> N
     facts.image_data = tuple("A" * size for size in sizes)
     expected = 100 + TEMPLATE_TOKENS + MESSAGE_TOKENS + len(sizes) * price.max_image_tokens
     assert input_bound(facts, 100 + sum(sizes), price) == expected
+
+
+# What Ollama 0.24 and its renderers made of such calls, counted in tokens.
+TOOL = {"type": "function", "function": {"name": "f", "description": "<" * 300}}
+MEASURED: dict[str, tuple[dict[str, Any], int]] = {
+    "empty tools": ({"tools": [{}] * 20}, 1922),
+    "a tool of escapes": ({"tools": [TOOL]}, 1926),
+    "one empty tool": ({"tools": [{}]}, 225),
+    "fifty empty tools": ({"tools": [{}] * 50}, 1352),
+    "a thousand empty tools": ({"tools": [{}] * 1000}, 23202),
+    "empty tool calls": ({"messages": [{"role": "assistant", "tool_calls": [{}] * 38}]}, 379),
+    "null messages": ({"messages": [None] * 300}, 1500),
+}
+
+
+def read_chat(members: dict[str, Any]) -> tuple[Facts, int]:
+    raw = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]} | members).encode()
+    route = match(b"POST", b"/api/chat")
+    assert route is not None
+    return read_body(route, {}, b"", raw).facts, len(raw)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_input_bound_holds_what_a_server_makes_of_tools(name: str) -> None:
+    members, tokens = MEASURED[name]
+    assert input_bound(*read_chat(members), Price(1, 1)) >= tokens
+
+
+def go_tool(tool: Any, indent: str) -> str:
+    """A tool as Ollama's own types write it again: all fields, its escapes, and blanks for models that want them."""
+    function = tool.get("function", {})
+    given = function.get("parameters", {})
+    value = {
+        "type": tool.get("type", ""),
+        "function": {
+            "name": function.get("name", ""),
+            "description": function.get("description", ""),
+            "parameters": {"type": given.get("type", ""), "properties": given.get("properties", {})},
+        },
+    }
+    text = json.dumps(value, indent=indent or None, separators=None if indent else (",", ":"), ensure_ascii=False)
+    return text.translate({ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth else {}
+
+
+@given(
+    names=st.lists(st.text(st.sampled_from('<>&a\u2028\u00fc"\n'), max_size=40), min_size=1, max_size=5),
+    depth=st.integers(0, 60),
+    indent=st.sampled_from(["", "    "]),
+)
+@settings(deadline=None)
+def test_the_input_bound_holds_every_byte_of_tools_that_are_written_again(
+    names: list[str], depth: int, indent: str
+) -> None:
+    parameters = {"properties": {name: nested(depth) for name in names}}
+    tools: list[Any] = [{"function": {"name": name, "description": name, "parameters": parameters}} for name in names]
+    plain, plain_size = read_chat({})
+    found, size = read_chat({"tools": tools})
+    grown = input_bound(found, size, Price(1, 1)) - input_bound(plain, plain_size, Price(1, 1))
+    assert grown >= sum(len(go_tool(tool, indent).encode()) for tool in tools)
+
+
+@given(size=st.integers(0, 10**6), messages=st.integers(0, 50), images=st.integers(0, 5), price=prices)
+def test_without_tools_and_formats_the_bound_is_bytes_messages_and_images(
+    size: int, messages: int, images: int, price: Price
+) -> None:
+    facts = Facts()
+    facts.messages, facts.shape = messages, Shape(images=images)
+    assert input_bound(facts, size, price, 4096) == size + 64 + 8 * messages + images * price.max_image_tokens
+
+
+@pytest.mark.parametrize("tokens_out", [1, 4096])
+def test_what_a_first_run_says_is_input_of_the_second(tokens_out: int) -> None:
+    once, size = read_chat({})
+    twice, longer = read_chat({"format": "json"})
+    grown = input_bound(twice, longer, Price(1, 1), tokens_out) - input_bound(once, size, Price(1, 1), tokens_out)
+    assert grown - (longer - size) == tokens_out + TEMPLATE_TOKENS
 
 
 def test_images_that_seem_longer_than_the_body_do_not_lower_the_bound() -> None:

@@ -62,7 +62,7 @@ def put(value: dict[str, Any], path: tuple[str, ...], new: Any) -> None:
 
 
 def is_bound(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**31
+    return type(value) in (int, float) and 1 <= value < 2**31
 
 
 def test_every_route_to_the_cloud_has_a_cap() -> None:
@@ -157,7 +157,28 @@ def test_every_route_to_the_cloud_has_a_cap() -> None:
         (
             "/v1/messages",
             b'{"mod\\u0065l":"a","messages":[{"content":"\\ud83d\\ude00\\/"}],"max_tokens":1.5}',
-            b'{"mod\\u0065l":"gpt-oss:120b","messages":[{"content":"\\ud83d\\ude00\\/"}],"max_tokens":4096}',
+            b'{"mod\\u0065l":"gpt-oss:120b","messages":[{"content":"\\ud83d\\ude00\\/"}],"max_tokens":1}',
+        ),
+        # Ollama reads its options as floats: a bound with a fraction is a bound, and must not become a larger one.
+        (
+            "/api/chat",
+            b'{"model":"a","messages":[{}],"options":{"num_predict":5.7}}',
+            b'{"model":"gpt-oss:120b","messages":[{}],"options":{"num_predict":5}}',
+        ),
+        (
+            "/api/generate",
+            b'{"model":"a","prompt":"x","options":{"num_predict":16.0}}',
+            b'{"model":"gpt-oss:120b","prompt":"x","options":{"num_predict":16}}',
+        ),
+        (
+            "/api/generate",
+            b'{"model":"a","prompt":"x","options":{"num_predict":1e5}}',
+            b'{"model":"gpt-oss:120b","prompt":"x","options":{"num_predict":4096}}',
+        ),
+        (
+            "/api/generate",
+            b'{"model":"a","prompt":"x","options":{"num_predict":0.9}}',
+            b'{"model":"gpt-oss:120b","prompt":"x","options":{"num_predict":4096}}',
         ),
     ],
 )
@@ -321,11 +342,11 @@ def test_only_model_cap_and_usage_change_and_no_other_byte(call: tuple[Route, by
     editable = True
     for path in bounds:
         now = at(value, path)
-        if not is_bound(now) or now > cap:
+        if not is_bound(now) or type(now) is float or now > cap:
             paths.append(path)
             editable = editable and isinstance(at(value, path[:-1]) if path[1:] else {}, dict | None)
             if editable:
-                put(expected, path, cap)
+                put(expected, path, min(int(now), cap) if is_bound(now) else cap)
     if usage:
         paths.append(("stream_options", "include_usage"))
         editable = editable and isinstance(value.get("stream_options"), dict | None)
@@ -342,8 +363,8 @@ def test_only_model_cap_and_usage_change_and_no_other_byte(call: tuple[Route, by
     assert without(before, before, paths) == without(result.decode(), before, paths)
     for path in bounds:
         now, then = at(value, path), at(expected, path)
-        assert is_bound(then)
-        assert then <= cap
+        assert type(then) is int
+        assert 0 < then <= cap
         assert then == now or not is_bound(now) or then < now
     again = read(route, result)
     assert not again.facts.ambiguous

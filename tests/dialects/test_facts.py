@@ -253,7 +253,15 @@ def test_a_cap_is_the_apps_own(path: str, member: str, value: int) -> None:
     assert facts(path, **{member: value}).output_cap == value
 
 
-@pytest.mark.parametrize("value", [0, -1, -2, 2**31, 2**63, 2**70, 1.0, 1e300, True, "100", None, [100], {"a": 1}])
+@pytest.mark.parametrize(("value", "cap"), [(1.0, 1), (5.7, 5), (2147483647.0, 2**31 - 1)])
+def test_a_cap_may_be_written_as_a_float(value: float, cap: int) -> None:
+    assert facts("/api/chat", options={"num_predict": value, "num_ctx": value}).output_cap == cap
+    assert facts("/v1/messages", max_tokens=value).output_cap == cap
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1, -2, 2**31, 2**63, 2**70, 0.9, -1.5, 2147483648.0, 1e300, True, "100", None, [100], {"a": 1}]
+)
 def test_what_is_no_bound_is_no_cap(value: Any) -> None:
     members = dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens"), value)
     for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/completions"):
@@ -319,14 +327,296 @@ def test_what_does_more_than_load(path: str, members: dict[str, Any]) -> None:
     assert not facts(path, **members).load_only
 
 
+SAYS_X: dict[str, dict[str, Any]] = {
+    "/api/chat": {"messages": [{"role": "user", "content": "x"}]},
+    "/api/generate": {"prompt": "x"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/responses": {"input": "x"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "x"}]},
+}
+
+
+@pytest.mark.parametrize("path", SAYS_X)
 @pytest.mark.parametrize("context", [[1], [0], [1, 2, 3], "x", {"a": 1}, 1, [[]]])
-def test_the_tokens_of_an_earlier_call_are_opaque(context: Any) -> None:
-    assert facts("/api/generate", prompt="x", context=context).opaque
+def test_the_tokens_of_an_earlier_call_are_opaque(path: str, context: Any) -> None:
+    assert facts(path, **SAYS_X[path], context=context).opaque
 
 
+@pytest.mark.parametrize("path", SAYS_X)
 @pytest.mark.parametrize("context", [[], None])
-def test_no_tokens_of_an_earlier_call_are_not(context: Any) -> None:
-    assert not facts("/api/generate", prompt="x", context=context).opaque
+def test_no_tokens_of_an_earlier_call_are_not(path: str, context: Any) -> None:
+    assert not facts(path, **SAYS_X[path], context=context).opaque
+
+
+# What a model reads, and what a server would.
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+@pytest.mark.parametrize("content", [5, True, 1.5])
+def test_a_content_of_no_known_type_is_opaque(path: str, content: Any) -> None:
+    assert facts(path, messages=[{"role": "user", "content": content}]).opaque
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+@pytest.mark.parametrize("message", [5, True, [], ["text"]])
+def test_a_message_that_is_none_is_opaque(path: str, message: Any) -> None:
+    assert facts(path, messages=[message]).opaque
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+def test_a_null_is_an_empty_message(path: str) -> None:
+    found = facts(path, messages=[None, {"role": "user", "content": "x"}, None])
+    assert (found.messages, found.opaque) == (3, "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "x"}],
+        {"type": "text", "text": "x"},
+        [{"type": "text", "text": "x"}, {"type": "input_audio", "input_audio": {"data": WAV, "format": "wav"}}],
+        [{"type": "image_url", "image_url": {"url": "https://a/b.png"}}],
+        [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}],
+        [],
+        {},
+    ],
+)
+def test_a_content_in_parts_is_opaque_where_ollama_takes_a_string(content: Any) -> None:
+    assert facts("/api/chat", messages=[{"role": "user", "content": content}]).opaque
+
+
+@pytest.mark.parametrize("name", ["prompt", "system"])
+@pytest.mark.parametrize("value", [["x"], {"text": "x"}, 5])
+def test_a_prompt_in_parts_is_opaque(name: str, value: Any) -> None:
+    assert facts("/api/generate", **{"prompt": "x", name: value}).opaque
+
+
+HALVES = ("mail jane.doe@exa", "mple.com now")
+TWO_TEXTS = [{"type": "text", "text": half} for half in HALVES]
+TWO_INPUTS = [{"type": "input_text", "text": half} for half in HALVES]
+TWO_SUMMARIES = [{"type": "summary_text", "text": half} for half in HALVES]
+SEARCH_RESULT = {"type": "search_result", "source": "a", "title": "b"}
+
+
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": TWO_TEXTS}]}),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"content": [TWO_TEXTS[0], {"type": "refusal", "refusal": HALVES[1]}]}]},
+        ),
+        ("/v1/responses", {"input": [{"type": "reasoning", "summary": TWO_SUMMARIES}]}),
+        ("/v1/responses", {"input": [{"type": "reasoning", "summary": [], "content": TWO_SUMMARIES}]}),
+        (
+            "/v1/responses",
+            {"input": [{"type": "reasoning", "summary": TWO_SUMMARIES[:1], "content": TWO_SUMMARIES[1:]}]},
+        ),
+        ("/v1/responses", {"input": "x", "instructions": [{"type": "message", "content": TWO_INPUTS}]}),
+        ("/v1/responses", {"input": "x", "instructions": {"role": "developer", "content": TWO_INPUTS}}),
+        ("/v1/messages", {"messages": [{"content": [SEARCH_RESULT | {"content": TWO_TEXTS}]}]}),
+        ("/v1/messages", {"messages": [{"content": [{"type": "tool_result", "content": TWO_TEXTS}]}]}),
+        ("/v1/messages", {"messages": [], "system": TWO_TEXTS}),
+    ],
+)
+def test_texts_that_a_model_reads_as_one_are_scanned_as_one(path: str, members: dict[str, Any]) -> None:
+    body = read(path, {"model": "m"} | members)
+    assert "".join(HALVES) in body.texts
+    assert not body.facts.opaque
+
+
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        ("/v1/chat/completions", {"messages": [{"content": [{"type": "text", "text": {"value": "x"}}]}]}),
+        ("/v1/chat/completions", {"messages": [{"content": [{"type": "refusal", "refusal": ["x"]}]}]}),
+        ("/v1/responses", {"input": 5}),
+        ("/v1/responses", {"input": [{"type": "reasoning", "summary": 5}]}),
+        ("/v1/responses", {"input": [{"type": "reasoning", "summary": [{"type": "sum", "text": "x"}]}]}),
+        ("/v1/responses", {"input": [{"type": "function_call", "arguments": {"a": 1}}]}),
+        ("/v1/responses", {"input": "x", "instructions": 5}),
+        ("/v1/responses", {"input": "x", "instructions": ["x"]}),
+        (
+            "/v1/responses",
+            {"input": "x", "instructions": [{"content": [{"type": "input_file", "file_data": WAV}]}]},
+        ),
+        ("/v1/messages", {"messages": [{"content": [{"type": "text", "text": ["x"]}]}]}),
+        ("/v1/messages", {"messages": [{"content": [{"type": "tool_result", "content": 5}]}]}),
+        ("/v1/messages", {"messages": [{"content": [SEARCH_RESULT | {"content": [{"type": "document"}]}]}]}),
+    ],
+)
+def test_a_text_of_an_unexpected_type_is_opaque(path: str, members: dict[str, Any]) -> None:
+    assert facts(path, **members).opaque
+
+
+def test_images_in_instructions_and_search_results_are_seen() -> None:
+    image = {"type": "input_image", "image_url": f"data:image/png;base64,{PNG}"}
+    found = facts("/v1/responses", input="x", instructions=[{"role": "system", "content": [image]}])
+    assert (found.images, found.image_data) == (1, (f"data:image/png;base64,{PNG}",))
+    block = SEARCH_RESULT | {"content": [{"type": "image", "source": {"type": "base64", "data": PNG}}]}
+    assert facts("/v1/messages", messages=[{"role": "user", "content": [block]}]).image_data == (PNG,)
+    url = {"type": "input_image", "image_url": "https://a/b.png"}
+    assert facts("/v1/responses", input="x", instructions=[{"content": [url]}]).cloud_blocker
+
+
+def test_the_conversation_begins_with_instructions_in_items() -> None:
+    found = facts("/v1/responses", input="x", instructions=[{"content": "Be brief."}])
+    assert (found.system_text, found.first_user_text) == ("Be brief.", "x")
+
+
+@pytest.mark.parametrize("path", SAYS_X)
+@pytest.mark.parametrize(
+    "data", [PNG, JPEG, GIF, WEBP, f"data:image/png;base64,{PNG}", f"Data:image/PNG;Base64,{PNG}"]
+)
+def test_an_image_where_none_belongs_counts_for_its_class(path: str, data: str) -> None:
+    for members in ({"pictures": [data]}, {"metadata": {"a": data}}):
+        found = facts(path, **SAYS_X[path] | members)
+        assert (found.stray_image, found.images, found.image_data) == (True, 0, ())
+
+
+def test_an_image_in_the_field_of_another_dialect_counts_for_its_class() -> None:
+    assert facts("/v1/chat/completions", messages=[{"role": "user", "content": "x", "images": [PNG]}]).stray_image
+    assert facts("/api/chat", messages=[{"role": "user", "content": "x"}], images=[PNG]).stray_image
+    text = f"see ![here](data:image/png;base64,{PNG}) and tell; then stop"
+    assert facts("/api/chat", messages=[{"role": "user", "content": text}]).stray_image
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WAV,
+        PDF,
+        LETTER * 3,
+        "R is a language; it has its own " + "words " * 9,
+        f"text;base64,{LETTER}",
+        "i" * 60,
+        PNG[:30],
+    ],
+)
+def test_a_text_is_no_image(text: str) -> None:
+    assert not facts("/api/chat", messages=[{"role": "user", "content": text}], x=text).stray_image
+
+
+# What makes a prompt of it that its own bytes do not tell.
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/api/chat"])
+@pytest.mark.parametrize("template", ["{{ .Prompt }}", " ", {"a": 1}])
+def test_a_template_of_the_apps_own_keeps_the_call_here(path: str, template: Any) -> None:
+    assert "template" in facts(path, **SAYS_X[path], template=template).cloud_blocker
+
+
+@pytest.mark.parametrize("template", ["", None])
+def test_no_template_of_the_apps_own_does_not(template: Any) -> None:
+    assert not facts("/api/generate", prompt="x", template=template).cloud_blocker
+
+
+@pytest.mark.parametrize("path", IMAGE_ROUTES)
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[img-0]", "see [img-0][img-0] here", "[img-12", "\u005bimg-0]", '{"a": "\\u005bimg-0]"}'),
+        *("[im/thinkg-0]", "[im/no_thinkg-0]", "[im<|channel>x<channel|>g-0]", "[im</thinkg-0]"),
+    ],
+)
+def test_a_text_that_can_put_an_image_in_again_keeps_a_call_with_images_here(path: str, text: str) -> None:
+    for data in (PNG, f"data:image/png;base64,{PNG}"):
+        assert facts(path, **image_parts(data)[path], other=text).cloud_blocker
+
+
+@pytest.mark.parametrize("path", IMAGE_ROUTES)
+@pytest.mark.parametrize("text", ["[img]", "img-0.png", "[image-0]", "</think>", "\u00e4", "a[0] = 1"])
+def test_other_texts_beside_an_image_do_not(path: str, text: str) -> None:
+    assert not facts(path, **image_parts(PNG)[path], other=text).cloud_blocker
+
+
+def test_without_an_image_there_is_none_to_put_in_again() -> None:
+    assert not facts("/api/chat", messages=[{"role": "user", "content": "[img-0]"}]).cloud_blocker
+
+
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        *(("/api/chat", {"format": form}) for form in ("json", {"type": "object"}, None, "")),
+        ("/api/chat", {"format": "json", "think": False}),
+        *(("/v1/chat/completions", {"response_format": {"type": kind}}) for kind in ("json_object", "json_schema")),
+        ("/v1/chat/completions", {"response_format": {"type": "json_object"}, "reasoning_effort": "none"}),
+        ("/v1/responses", {"text": {"format": {"type": "json_schema", "schema": {}}}}),
+        ("/v1/messages", {"output_format": {"type": "json_schema", "schema": {}}}),
+        ("/v1/messages", {"output_config": {"format": {"type": "json_schema", "schema": {}}}}),
+    ],
+)
+def test_a_call_with_a_format_may_run_twice(path: str, members: dict[str, Any]) -> None:
+    assert facts(path, **SAYS_X[path] | members).reruns
+
+
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        *((path, {}) for path in SAYS_X),
+        ("/v1/chat/completions", {"response_format": None}),
+        ("/v1/responses", {"text": {"verbosity": "low"}}),
+        ("/v1/messages", {"output_config": {"effort": "low"}}),
+    ],
+)
+def test_a_call_without_a_format_runs_once(path: str, members: dict[str, Any]) -> None:
+    assert not facts(path, **SAYS_X[path] | members).reruns
+
+
+TOOL_USE = {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}
+WEB_RESULT = {"type": "web_search_tool_result", "content": {"a": "<"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "members", "tools", "items"),
+    [
+        *((path, {"tools": [{}] * 20}, 20, 20) for path in SAYS_X if path != "/api/generate"),
+        *((path, {"tools": [None, 5, "x", {"a": 1}]}, 4, 4) for path in SAYS_X if path != "/api/generate"),
+        *((path, {"tools": {"a": 1}}, 1, 1) for path in SAYS_X if path != "/api/generate"),
+        *((path, {"tools": []}, 0, 0) for path in SAYS_X),
+        ("/api/chat", {"messages": [{"tool_calls": [{}, {}]}, {"tool_calls": {}}]}, 0, 3),
+        ("/v1/chat/completions", {"messages": [{"content": None, "tool_calls": [{}, {}]}]}, 0, 2),
+        ("/v1/responses", {"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, 0, 1),
+        ("/v1/messages", {"messages": [{"content": [TOOL_USE, TOOL_USE, WEB_RESULT]}]}, 0, 3),
+    ],
+)
+def test_tools_and_tool_calls_are_counted(path: str, members: dict[str, Any], tools: int, items: int) -> None:
+    found = facts(path, **SAYS_X[path] | members)
+    assert (found.tools, found.shape.tools, found.tool_items) == (tools, tools, items)
+    assert bool(found.tool_bytes) is bool(items)
+    assert not found.opaque
+
+
+def test_tools_that_cannot_be_measured_keep_the_call_here() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    assert facts("/api/chat", messages=[{}], tools=[deep]).cloud_blocker == "its tools cannot be measured"
+
+
+@pytest.mark.parametrize("path", [path for path in SAYS_X if path != "/api/generate"])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "mcp", "server_label": "a", "server_url": "https://a"},
+        {"type": " MCP "},
+        {"type": "mcp_toolset", "mcp_server_name": "a"},
+        {"type": "mcp", "connector_id": "connector_gmail"},
+        {"server_url": "https://a"},
+        {"connector_id": "connector_gmail"},
+        {"type": "file_search", "vector_store_ids": ["vs_1"]},
+        {"type": "code_interpreter", "container": {"type": "auto"}},
+    ],
+)
+def test_a_tool_that_fetches_from_elsewhere_keeps_the_call_here(path: str, tool: dict[str, Any]) -> None:
+    for tools in ([{"type": "function", "name": "f"}, tool], tool):
+        assert facts(path, **SAYS_X[path], tools=tools).cloud_blocker
+
+
+@pytest.mark.parametrize("path", [path for path in SAYS_X if path != "/api/generate"])
+def test_a_function_does_not(path: str) -> None:
+    tool = {"type": "function", "name": "mcp", "description": "has a server_url", "parameters": {"server_url": {}}}
+    assert not facts(path, **SAYS_X[path], tools=[tool]).cloud_blocker
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
@@ -585,3 +875,21 @@ def test_a_number_is_no_text_but_in_the_bytes_as_sent() -> None:
     assert body.decoded is body.raw
     assert b"4111111111111111" in body.decoded
     assert not any("4111" in text for text in body.texts)
+
+
+@pytest.mark.parametrize(
+    "number", ["4111111111111111.0", "4.111111111111111e15", "4111111111111111.5", "-4111111111111111.0"]
+)
+@pytest.mark.parametrize("place", ['{"y":%s}', '[[%s],"a"]', "%s"])
+def test_a_number_that_is_written_as_a_float_is_a_text_too(number: str, place: str) -> None:
+    route = match(b"POST", b"/api/chat")
+    assert route is not None
+    raw = '{"model":"m","messages":[{"content":"x"}],"x":' + place % number + "}"
+    body = read_body(route, {}, b"", raw.encode())
+    assert any(text.lstrip("-") == "4111111111111111" for text in body.texts)
+
+
+@pytest.mark.parametrize("number", [0.7, 1e6, -0.5, 1e25, 1e300, 12345678])
+def test_other_numbers_are_none(number: float) -> None:
+    body = read("/api/chat", {"model": "m", "messages": [{"content": "x"}], "options": {"temperature": number}})
+    assert set(body.texts) == {"model", "m", "messages", "content", "x", "options", "temperature"}

@@ -126,6 +126,25 @@ ANSWERS: dict[str, tuple[str, bool, bytes, Usage]] = {
         data(word("x", "stop") | {"usage": USAGE}, b"[DONE]"),
         usage(9, 12, "stop"),
     ),
+    "openai-words-behind-the-usage": (
+        CHAT,
+        True,
+        data(word("x") | {"usage": USAGE}, word("y"), word("z", "stop"), b"[DONE]"),
+        usage(None, None, "stop"),
+    ),
+    "openai-words-behind-the-usage-chunk": (
+        CHAT,
+        True,
+        data(USAGE_CHUNK, word("y") | {"usage": None}, b"[DONE]"),
+        usage(None, None),
+    ),
+    "openai-usage-in-every-chunk": (
+        CHAT,
+        True,
+        data(word("x") | {"usage": USAGE | {"completion_tokens": 1}}, word("y") | {"usage": USAGE}, b"[DONE]"),
+        usage(9, 12),
+    ),
+    "openai-comments-behind-the-usage": (CHAT, True, data(USAGE_CHUNK) + b": hi\n\n" + data(b"[DONE]"), usage(9, 12)),
     "openai-cut": (CHAT, True, data(word("x"), USAGE_CHUNK), usage(9, 12, complete=False)),
     "openai-last-line-open": (CHAT, True, data(word("x"), USAGE_CHUNK, b"[DONE]")[:-2], usage(9, 12)),
     "openai-error": (CHAT, True, data(word("x"), ERROR), usage(None, None, complete=False, error=True)),
@@ -166,6 +185,13 @@ ANSWERS: dict[str, tuple[str, bool, bytes, Usage]] = {
     "responses-incomplete": (RESPONSES, True, response("incomplete"), usage(9, 12, "length")),
     "responses-failed": (RESPONSES, True, response("failed"), usage(9, 12, error=True)),
     "responses-cut": (RESPONSES, True, response("x"), usage(None, None, complete=False)),
+    "responses-words-behind-the-end": (
+        RESPONSES,
+        True,
+        response("completed") + named(("response.output_text.delta", {"delta": "x"})),
+        usage(None, None),
+    ),
+    "responses-done-behind-the-end": (RESPONSES, True, response("completed") + data(b"[DONE]"), usage(9, 12)),
     "responses-error": (
         RESPONSES,
         True,
@@ -206,6 +232,19 @@ ANSWERS: dict[str, tuple[str, bool, bytes, Usage]] = {
         True,
         named(("message_start", START), ("error", {"type": "error", "error": {}})),
         usage(None, None, complete=False, error=True),
+    ),
+    "messages-words-behind-the-usage": (
+        MESSAGES,
+        True,
+        named(("message_delta", DELTA), ("content_block_delta", {"delta": {"text": "x"}}), ("message_stop", {})),
+        usage(None, None, "length"),
+    ),
+    "messages-usage-again": (
+        MESSAGES,
+        True,
+        named(("message_delta", {"usage": {"input_tokens": 1, "output_tokens": 1}}), ("content_block_stop", {}))
+        + named(("message_delta", DELTA), ("ping", {}), ("message_stop", {})),
+        usage(9, 12, "length"),
     ),
     "messages-cached": (
         MESSAGES,

@@ -80,6 +80,9 @@ def assert_go_agrees(value: Any, members: Any) -> None:
 @example(b'{"model":"a","x":{"a":1,"a":2}}')
 @example(b'{"mo\\u0064el":"a"}')
 @example(b'{"k\\\\":1,"a\\":":2,"model":"m"}')
+@example(b'{"model":"a","x":"\\"\\"","x":"\\"\\""}')
+@example(b'{"model":"a","x":{},"x":{}}')
+@example(b'{"model":"a","model" :"b"}')
 def test_without_a_problem_all_readers_agree(raw: bytes) -> None:
     read = reading(raw)
     if read is None or read.problem:
@@ -326,6 +329,9 @@ HOSTILE: dict[str, bytes] = {
     "many-brackets": b"[" * MEGABYTE,
     "many-objects": b'{"a":' * (MEGABYTE // 5),
     "open-string": b'{"model":"' + b"x" * MEGABYTE,
+    "blanks-in-a-text-with-a-data-url": b'{"model":"a","x":";base64,' + b" " * MEGABYTE + b'"}',
+    "blanks-before-a-text": b'{"model":"a","x":"' + b" " * MEGABYTE + b'x"}',
+    "many-data-urls": b'{"model":"a","x":"' + b"data:;base64," * (MEGABYTE // 13) + b'"}',
     "bracket-pairs": b'{"model":"a","x":[' + b"{}," * (MEGABYTE // 3) + b"{}]}",
 }
 

@@ -44,7 +44,7 @@ class MarkScanner:
         self.raw: bytes | None = None
         self.texts: list[str] = []
 
-    def scan(self, raw: bytes | None, texts: Sequence[str]) -> Sequence[Hit]:
+    def scan(self, raw: bytes | None, texts: Sequence[str], *, contained: bool = False) -> Sequence[Hit]:
         self.raw, self.texts = raw, list(texts)
         hits: list[Hit] = []
         for word, data_class in self._marks.items():
@@ -275,6 +275,20 @@ def test_many_images_are_taken_out_in_one_pass() -> None:
     assert found.data_class is DataClass.INTERNAL
 
 
+@pytest.mark.parametrize("image_class", list(DataClass))
+def test_an_image_where_none_belongs_has_the_class_of_images(image_class: DataClass) -> None:
+    settings = policy(image_class=image_class)
+    assert class_of(settings, chat("hello", pictures=[PNG])).data_class is image_class
+    assert class_of(settings, chat("hello", pictures=[PNG[:20]])).data_class is DataClass.PUBLIC
+
+
+def test_a_number_that_is_written_as_a_float_is_scanned_written_out() -> None:
+    scanner = MarkScanner({"4111111111111111": DataClass.PII})
+    one = chat("hello", card=4.111111111111111e15)
+    found = class_of(policy(scanner=scanner), one)
+    assert found.data_class is DataClass.PII
+
+
 # What findings show.
 
 secrets = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=3, max_size=10).map(
@@ -333,7 +347,7 @@ def test_a_path_stays_right_behind_images_and_joined_texts() -> None:
     one = read_body(OPENAI, {}, b"", json.dumps(value).encode())
     places = {finding.rule: finding.where for finding in class_of(settings, one).findings if finding.where != "body"}
     assert places["has-confidential"] == "messages[1].content"
-    assert places["has-pii"] == "a message's joined text"
+    assert places["has-pii"] == "a joined text or a number written out"
 
 
 # The task.

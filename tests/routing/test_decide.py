@@ -445,6 +445,17 @@ def test_a_worst_case_covers_what_the_capped_call_can_use(
     assert worst.micro_usd >= cost(price, used[0], min(used[1], cap) * choices)
 
 
+def test_the_bound_on_output_is_part_of_the_input_where_a_call_may_run_twice() -> None:
+    model = policy().catalogue[MAPPED]
+    once = price_of(policy(), call(output_cap=900, choices=2), model)
+    twice = price_of(policy(), call(output_cap=900, choices=2, reruns=True), model)
+    assert once is not None
+    assert twice is not None
+    assert twice[0].tokens_in - once[0].tokens_in >= 1800
+    assert twice[0].micro_usd > once[0].micro_usd
+    assert (twice[0].tokens_out, twice[1]) == (once[0].tokens_out, once[1])
+
+
 def test_without_a_price_there_is_no_worst_case() -> None:
     settings = policy()
     assert price_of(settings, call(), settings.catalogue[UNPRICED]) is None

@@ -4,10 +4,12 @@ NFKC, then format characters removed (Unicode category Cf, U+034F and the other 
 of every script to ASCII digits, dashes to `-`, and on demand Cyrillic and Greek letters that look Latin.
 
 The tables are written out because computing them from `unicodedata` costs 0.4 s at import; a test compares them.
+What NFKC changes is looked up in the blocks that have such characters, which takes a millisecond.
 """
 
 from __future__ import annotations
 
+import string
 import unicodedata
 
 import re2
@@ -63,20 +65,43 @@ _OTHER = r"[\x{251}-\x{269}\x{370}-\x{3FF}\x{400}-\x{52F}]"
 MIXED = f"{_LATIN}{_OTHER}|{_OTHER}{_LATIN}"
 """RE2: a Latin letter beside a Cyrillic or Greek one, which no ordinary word has."""
 
-# What folds to a letter, digit, mark or nothing. Left out are `…`, `™`, `½` and units, which are common in prose and
-# fold to nothing that a rule looks for.
-_ANYWHERE = (
-    r"\p{Cf}\x{34F}\x{115F}\x{1160}\x{17B4}\x{17B5}\x{180B}-\x{180F}\x{2065}\x{20E3}\x{3164}\x{FFA0}"
-    r"\x{E0100}-\x{E01EF}\x{00}-\x{08}\x{0E}-\x{1A}\x{1C}-\x{1F}\x{7F}"
-    r"\x{1369}-\x{1371}\x{19DA}\x{2460}-\x{24FF}\x{2776}-\x{2792}\x{10E60}-\x{10E68}\x{11052}-\x{1105A}"
-    r"\x{AA}\x{B2}\x{B3}\x{B9}\x{BA}\x{132}\x{133}\x{13F}\x{140}\x{149}\x{17F}\x{1C4}-\x{1CC}"
-    r"\x{1F1}-\x{1F3}\x{2B0}-\x{2B8}\x{2E1}-\x{2E3}\x{1D2C}-\x{1D6A}\x{1D9B}-\x{1DBF}\x{1E9A}\x{2024}"
-    r"\x{2025}\x{2070}-\x{209C}\x{20A8}\x{2100}-\x{2102}\x{2105}\x{2106}\x{210A}-\x{2115}"
-    r"\x{2119}-\x{211D}\x{2121}\x{2124}-\x{2149}\x{2160}-\x{217F}\x{2189}\x{2A74}-\x{2A76}\x{2C7C}"
-    r"\x{2C7D}\x{A7F2}-\x{A7F4}\x{FB00}-\x{FB06}\x{FB29}\x{FE13}\x{FE19}\x{FE30}-\x{FE34}"
-    r"\x{FE4D}-\x{FE6B}\x{FF03}\x{FF05}\x{FF06}\x{FF0B}\x{FF0D}-\x{FF1A}\x{FF1D}\x{FF20}-\x{FF3C}"
-    r"\x{FF3F}\x{FF41}-\x{FF5A}\x{107A5}\x{1D400}-\x{1D7FF}\x{1F100}-\x{1F169}"
+# The blocks with all the characters that NFKC makes into something of `_TELLING`; a test compares.
+_BLOCKS = (
+    (0xAA, 0xBE), (0x132, 0x1F3), (0x2B0, 0x2E3), (0x3D2, 0x3F1), (0x1D2C, 0x1DBB), (0x1E9A, 0x1E9A),
+    (0x1FBE, 0x1FBE), (0x2010, 0x2189), (0x2460, 0x24EA), (0x2A74, 0x2A76), (0x2C7C, 0x2C7D), (0x3164, 0x3164),
+    (0x3250, 0x33FF), (0xA7F2, 0xA7F4), (0xFB00, 0xFB29), (0xFE13, 0xFE6B), (0xFF03, 0xFFA0), (0x107A5, 0x107A5),
+    (0x1D400, 0x1D7FF), (0x1F100, 0x1F190), (0x1FBF0, 0x1FBF9),
+)  # fmt: skip
+# What a rule could look for, or what is folded on to it.
+_TELLING = frozenset(string.ascii_letters + string.digits + "@.+_:/=%&\\#-[*").union(
+    LOOKALIKES, FOLDED.keys() - {"\u3002"}
 )
+# `…` is in every second text, and the hyphen that does not break counts between letters and digits.
+_COMMON = frozenset("\u2026\u2011")
+
+
+def _compatible() -> str:
+    """What NFKC makes into something of `_TELLING`, as the inside of an RE2 class."""
+    ranges: list[list[int]] = []
+    for first, last in _BLOCKS:
+        for code in range(first, last + 1):
+            character = chr(code)
+            plain = unicodedata.normalize("NFKC", character)
+            if plain == character or _TELLING.isdisjoint(plain) or character in _COMMON:
+                continue
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
+            else:
+                ranges.append([code, code])
+    return "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in ranges)
+
+
+# What has no other form to NFKC: format characters, fillers, controls, digits of other kinds.
+_ANYWHERE = (
+    r"\p{Cf}\x{34F}\x{115F}\x{1160}\x{17B4}\x{17B5}\x{180B}-\x{180F}\x{2065}\x{20E3}"
+    r"\x{E0100}-\x{E01EF}\x{00}-\x{08}\x{0E}-\x{1A}\x{1C}-\x{1F}\x{7F}"
+    r"\x{1369}-\x{1371}\x{19DA}\x{24F5}-\x{24FF}\x{2776}-\x{2792}\x{10E60}-\x{10E68}\x{11052}-\x{1105A}"
+) + _compatible()
 _BLANKS = r"\x{A0}\x{1680}\x{2000}-\x{200A}\x{202F}\x{205F}\x{3000}"
 _STROKES = (
     r"\x{58A}\x{5BE}\x{1400}\x{1806}\x{2012}-\x{2015}\x{2043}\x{2212}\x{2E17}\x{2E1A}"

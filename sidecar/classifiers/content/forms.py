@@ -1,8 +1,9 @@
 """The decoded forms of one text: what a reader, a browser or a model would make of it.
 
 Each decoding is applied once, in the order in which a sender would have to have stacked them: JSON escapes, HTML
-entities, percent; base64 and hex runs of what is left; NFKC with look-alikes last. Every stage that changes the
-text is scanned as well as the last one, because a decoding can also destroy what the stage before it showed.
+entities, percent; base64 and hex runs of what is left. NFKC and format characters go before each of them as well as
+at the end, look-alikes last. Every stage that changes the text is scanned as well as the last one, because a
+decoding can also destroy what the stage before it showed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import binascii
 import html
 import re
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import re2
@@ -79,48 +80,70 @@ def forms(text: str, budget: Budget, *, runs: bool, foldable: bool) -> Iterator[
     `runs` and `foldable` say whether `has_runs` and `is_foldable` hold anywhere in the call. Raises
     OverBudgetError.
     """
-    plain = text
-    for stage in _stages(text, budget):
-        plain = stage
-        yield Form(encode(stage), None)
+    plain, folded, stages = _read(text, budget, foldable=foldable)
+    yield from (Form(encode(stage), None) for stage in stages)
     changed = plain is not text
-    if not (changed or runs or foldable):
-        return
-    if changed or foldable:
-        yield from (Form(encode(form), None) for form in _folded(plain))
-    if not (changed or runs):
-        return
-    for decoded, start, end in _encoded_runs(encode(plain), budget):
-        span = None if changed else (start, end)
-        inner = decoded
-        yield Form(encode(decoded), span)
-        for stage in _stages(decoded, budget):
-            inner = stage
-            yield Form(encode(stage), span)
-        yield from (Form(encode(form), span) for form in _folded(inner))
+    sources = [plain] if changed or runs else []
+    if folded is not plain:
+        sources.append(folded)
+    tried: set[tuple[int, bytes]] = set()
+    for source in sources:
+        for decoded, start, end in _encoded_runs(encode(source), tried, budget):
+            span = (start, end) if source is text else None
+            yield Form(encode(decoded), span)
+            yield from (Form(encode(stage), span) for stage in _read(decoded, budget, foldable=True).stages)
 
 
-def _stages(text: str, budget: Budget) -> Iterator[str]:
-    for mark, costly, decode in _DECODERS:
-        if mark not in text:
-            continue
-        budget.spend(text.count(costly) // _ESCAPES_PER_CANDIDATE)
-        decoded = decode(text)
-        if decoded != text:
-            text = decoded
-            yield text
+class _Reading(NamedTuple):
+    """A text after all decodings, the same folded before and after each of them, and what came up on the way.
+
+    Each of the two is the text itself where that makes no difference.
+    """
+
+    plain: str
+    folded: str
+    stages: list[str]
 
 
-def _folded(text: str) -> Iterator[str]:
+def _read(text: str, budget: Budget, *, foldable: bool) -> _Reading:
+    plain = text
+    folded = _folded(text) if foldable else text
+    stages = [] if folded is text else [folded]
+    for decoder in _DECODERS:
+        decoded = _decoded(plain, decoder, budget)
+        again = decoded if folded is plain else _decoded(folded, decoder, budget)
+        if decoded is not plain:
+            stages.append(decoded)
+        if again is not folded:
+            if again is not decoded and again != decoded:
+                stages.append(again)
+            folded = _folded(again)
+            if folded is not again:
+                stages.append(folded)
+        plain = decoded
+    if plain is not text and plain is not folded and (last := _folded(plain)) is not plain and last != folded:
+        stages.append(last)
+    if foldable or plain is not text:
+        latin = latinise(folded)
+        if latin is not folded:
+            stages.append(latin)
+    return _Reading(plain, folded, stages)
+
+
+def _decoded(text: str, decoder: _Decoder, budget: Budget) -> str:
+    mark, costly, decode = decoder
+    if mark not in text:
+        return text
+    budget.spend(text.count(costly) // _ESCAPES_PER_CANDIDATE)
+    decoded = decode(text)
+    return text if decoded == text else decoded
+
+
+def _folded(text: str) -> str:
     if text.isascii() and _CONTROLS.search(text) is None:
-        return
+        return text
     folded = fold(text)
-    if folded != text:
-        text = folded
-        yield text
-    latin = latinise(text)
-    if latin is not text:
-        yield latin
+    return text if folded == text else folded
 
 
 def unescape(text: str) -> str:
@@ -151,13 +174,19 @@ def _unquote(text: str) -> str:
 
 
 # The mark of an encoding, the mark of those escapes that are resolved one by one, and the decoder.
-_DECODERS = (("\\", "\\u", unescape), ("&", "&", html.unescape), ("%", "%", _unquote))
+_Decoder = tuple[str, str, Callable[[str], str]]
+_DECODERS: tuple[_Decoder, ...] = (("\\", "\\u", unescape), ("&", "&", html.unescape), ("%", "%", _unquote))
 
 
-def _encoded_runs(data: bytes, budget: Budget) -> Iterator[tuple[str, int, int]]:
+def _encoded_runs(data: bytes, tried: set[tuple[int, bytes]], budget: Budget) -> Iterator[tuple[str, int, int]]:
+    """What the runs in `data` decode to, but for those that are in `tried`, with their base; adds them to it."""
     for match in _BASE64.finditer(data):
         start, end = match.span()
-        lines = match.group().split()
+        run = match.group()
+        if (64, run) in tried:
+            continue
+        tried.add((64, run))
+        lines = run.split()
         # Lines one by one as well: whether a line follows must not change what is read from the one before.
         chunks = [b"".join(lines)] + (lines if 1 < len(lines) <= _LINES_ALONE else [])
         for chunk in chunks:
@@ -168,8 +197,11 @@ def _encoded_runs(data: bytes, budget: Budget) -> Iterator[tuple[str, int, int]]
                 yield from ((text, start, end) for text in _readable(_base64(digits[shift:])))
     for match in _HEX.finditer(data):
         start, end = match.span()
-        budget.spend()
         run = match.group()
+        if (16, run) in tried:
+            continue
+        tried.add((16, run))
+        budget.spend()
         for shift in range(2):
             part = run[shift : shift + (len(run) - shift) // 2 * 2]
             yield from ((text, start, end) for text in _readable(binascii.unhexlify(part)))

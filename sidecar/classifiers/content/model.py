@@ -20,14 +20,19 @@ SEPARATOR = b"\n\xff\n"
 _FENCE = b"\xff"
 _STAND_IN = "\x1e"
 
+# RE2 for triggers: the edges of a line, also of one that is a JSON string of its own.
+LINE_START = r'(?:^|")'
+LINE_END = r'(?:$|")'
+
 
 def joined(texts: Sequence[str]) -> bytes:
     """All texts in UTF-8 with `SEPARATOR` between them; lone surrogates, which JSON can carry, become `?`.
 
-    One encoding for all of them, as a call can have hundreds. A record separator inside a text becomes a fence
-    as well: of the same length, and a text with one in a word is not worth a call per text.
+    One encoding for all of them, as a call can have hundreds; one each only where a text has the stand-in itself.
     """
     text = f"\n{_STAND_IN}\n".join(texts)
+    if text.count(_STAND_IN) >= max(len(texts), 1):
+        return SEPARATOR.join(map(encode, texts))
     return encode(text).replace(_STAND_IN.encode(), _FENCE)
 
 
@@ -164,10 +169,11 @@ Predicate = Callable[[Candidate], bool]
 class Rule:
     """One rule. `pattern` finds candidates, `check` decides; all patterns are RE2 in UTF-8 mode.
 
-    `words` and `shapes` go into the prefilter, and the rule runs only where each of them matched somewhere in the
-    call; with none of them `pattern` itself is a word. Words are rich in literals; shapes are made of classes and
-    repeats, and should not have a counted repeat that few of its own characters can start, as the positions of
-    all starts multiply.
+    `data_class` is the strictest that `check` can give. `words` and `shapes` go into the prefilter, and the rule
+    runs only where each of them matched somewhere in the call; with none of them `pattern` itself is a word. In
+    them the edges of a line are `LINE_START` and `LINE_END`, as a body without escapes is prefiltered as it is.
+    Words are rich in literals; shapes are made of classes and repeats, and should not have a counted repeat that
+    few of its own characters can start, as the positions of all starts multiply.
     """
 
     id: str

@@ -1,6 +1,7 @@
 """The engine: one RE2 set over everything, then only the rules that it names.
 
-1. All texts and the raw body go into one buffer, with a sentinel at its end, and through the prefilter once.
+1. All texts and the raw body go into one buffer, with a sentinel at its end, and through the prefilter once. A body
+   without escapes that holds all texts goes through it alone.
 2. Where nothing but the sentinel matched and no text has a mark of an encoding, that was all.
 3. Else the decoded forms of the texts go into a second buffer and through the same prefilter.
 4. Each rule whose triggers all matched runs its own pattern over that buffer and checks every candidate.
@@ -10,6 +11,7 @@ Time is linear in the input, and bounded: too many candidates, too much time or 
 
 from __future__ import annotations
 
+import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -43,11 +45,17 @@ _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
 # Of `secret|secreto` the one that fits the whole word, whatever their order.
 _OPTIONS.longest_match = True
-# A rule that has fired this often says nothing new: the class is settled, and reports show a few places at most.
+# A rule that has fired this often, and with its strictest class, says nothing new: reports show some places at most.
 _HITS_PER_RULE = 50
 _PREFIX = 48
+_BACKSLASH, _PERCENT, _AMPERSAND = b"\\%&"  # as numbers, which are found faster in bytes than bytes are
 _WORTH_COMPARING = 8192  # bytes; below, comparing texts with the body takes longer than scanning both
 _KEY, _VALUE = 64, 512  # characters
+# A key and its value with more between them than a colon and a blank, which is all that rules look across.
+_SPREAD_TRIGGER = r'"[ \t\r\n]+:|":(?:[\t\r\n]| [ \t\r\n])'
+_SPREAD = re.compile(rb'"(?:[ \t\r\n]++:|:(?=[\t\r\n]| [ \t\r\n]))[ \t\r\n]*+')
+_TIGHT = b'": '
+_SPREAD_PER_CANDIDATE = 8
 
 
 class _Segment(NamedTuple):
@@ -89,12 +97,13 @@ class ContentScanner:
         self._allowed = Allowed(config.allow)
         self._prefilter = Prefilter()
         self._runs = self._prefilter.shape(ENCODED_RUN)
+        self._spread = self._prefilter.word(_SPREAD_TRIGGER)
         self._foldable = frozenset({self._prefilter.shape(FOLDABLE), self._prefilter.shape(MIXED)})
         self._rules = [self._compiled(rule) for rule in build(config)]
         self._prefilter.compile()
         # What each trigger alone sets going, and what needs others beside it.
         self._alone = self._foldable.union(
-            {self._runs}, *(rule.triggers for rule in self._rules if len(rule.triggers) == 1)
+            {self._runs, self._spread}, *(rule.triggers for rule in self._rules if len(rule.triggers) == 1)
         )
         self._together = {rule.triggers for rule in self._rules if len(rule.triggers) > 1}
 
@@ -123,20 +132,27 @@ class ContentScanner:
             return []
         text = joined(texts)
         # Where the body is not there, or hides behind escapes, only neighbours show `"password": "..."`.
-        pairs = _pairs(texts) if raw is None or b"\\u" in raw else []
-        data = SEPARATOR.join((text, *(pair.data for pair in pairs), raw or b"", SENTINEL))
+        more = _pairs(texts) if raw is None or b"\\u" in raw else []
+        more.append(_Segment(RAW, raw or b""))
+        data = SEPARATOR.join((text, *(segment.data for segment in more), SENTINEL))
         matched = self._prefilter.match(data)
         if matched is None:
             return [_trouble("scanner-sentinel")]
-        if texts and b"\\" not in text and b"%" not in text and b"&" not in text and self._idle(matched):
+        if texts and self._idle(matched) and not (_BACKSLASH in text or _PERCENT in text or _AMPERSAND in text):
             return []
 
         budget = Budget(self._candidates, self._seconds, self._clock)
         hits: list[Hit] = []
         try:
+            if raw and self._spread in matched:
+                more.append(_Segment(RAW, _tightened(raw, budget), direct=False))
+                data = SEPARATOR.join((text, *(segment.data for segment in more), SENTINEL))
+                matched = self._prefilter.match(data)
+                if matched is None:
+                    return [_trouble("scanner-sentinel")]
             if active := self._active(matched):
                 segments = [_Segment(number, encode(part)) for number, part in enumerate(texts)]
-                segments = [*(segments or [_Segment(RAW, b"")]), *pairs, _Segment(RAW, raw or b"")]
+                segments = [*(segments or [_Segment(RAW, b"")]), *more]
                 _run(active, data, _Places(segments, texts), self._allowed, budget, hits)
             sources = list(enumerate(texts))
             if not sources and raw:  # nobody decoded it, so it counts as a text itself
@@ -176,21 +192,24 @@ def _run(
     """Appends what the rules find in `data` to `hits`, so that it is kept when the budget runs out."""
     seen = {(hit.rule, hit.data_class, hit.index) for hit in hits}
     for rule, _, finditer in rules:
-        left = _HITS_PER_RULE
+        counts: dict[DataClass, int] = {}
         for match in finditer(data):
             budget.spend()
             start, end = match.span()
             for found in rule.check(Candidate(data, start, end, budget)):
                 if allowed.covers(data, found.start, found.end):
                     continue
-                hit, direct = places.hit(rule, found)
+                data_class = rule.data_class if found.data_class is None else found.data_class
+                counts[data_class] = counts.get(data_class, 0) + 1
+                if counts[data_class] > _HITS_PER_RULE:
+                    continue
+                hit, direct = places.hit(rule.id, data_class, found)
                 # As given before decoded: the same thing in both is one finding.
                 key = (hit.rule, hit.data_class, hit.index)
                 if direct or key not in seen:
                     hits.append(hit)
                     seen.add(key)
-                left -= 1
-            if left <= 0:
+            if rule.data_class in counts and sum(counts.values()) >= _HITS_PER_RULE:
                 break
 
 
@@ -207,7 +226,7 @@ class _Places:
             at += len(segment.data) + len(SEPARATOR)
         self._last = (0, 0, 0)
 
-    def hit(self, rule: Rule, found: Found) -> tuple[Hit, bool]:
+    def hit(self, rule: str, data_class: DataClass, found: Found) -> tuple[Hit, bool]:
         """The hit, and whether it was found in a text as given."""
         place = bisect_right(self._starts, found.start) - 1
         index, _, direct, span = self._segments[place]
@@ -219,8 +238,7 @@ class _Places:
             start, end = (len(data[:at].decode("utf-8", "ignore")) for at in span)
         else:
             start, end = 0, len(self._texts[index]) if index != RAW else 0
-        data_class = rule.data_class if found.data_class is None else found.data_class
-        return Hit(rule.id, data_class, index, start, end), direct
+        return Hit(rule, data_class, index, start, end), direct
 
     def _characters(self, place: int, size: int) -> int:
         """How many characters the first `size` bytes of a segment are; bytes for the raw body."""
@@ -242,7 +260,7 @@ def _trouble(rule: str) -> Hit:
 
 def _is_plain(raw: bytes) -> bool:
     """Whether each string in a body stands in it as it is: nothing is escaped or encoded."""
-    return raw.isascii() and b"\\" not in raw and b"%" not in raw and b"&" not in raw
+    return raw.isascii() and _BACKSLASH not in raw and _PERCENT not in raw and _AMPERSAND not in raw
 
 
 def _covers(raw: bytes, texts: Sequence[str]) -> bool:
@@ -272,6 +290,21 @@ def _pairs(texts: Sequence[str]) -> list[_Segment]:
         for number, (key, value) in enumerate(pairwise(texts), start=1)
         if 0 < len(key) <= _KEY and 0 < len(value) <= _VALUE
     ]
+
+
+def _tightened(raw: bytes, budget: Budget) -> bytes:
+    """A body with each key right before its value. Raises OverBudgetError."""
+    tight = bytearray()
+    at = 0
+    for number, match in enumerate(_SPREAD.finditer(raw)):
+        if number % _SPREAD_PER_CANDIDATE == 0:
+            budget.spend()
+        start, end = match.span()
+        tight += raw[at:start]
+        tight += _TIGHT
+        at = end
+    tight += raw[at:]
+    return bytes(tight)
 
 
 def _distinct(hits: Sequence[Hit]) -> list[Hit]:

@@ -41,6 +41,12 @@ SAMPLE_IBAN = "DE89370400440532013000"
         "4111\u00a01111\u00a01111\u00a01111",
         "4111\u20131111\u20131111\u20131111",
         "④①①①①①①①①①①①①①①①",
+        "㊶11 1111 1111 1111",
+        f"{VISA}CVV123",
+        f"{VISA}_cvv",
+        f"VISA{VISA}",
+        f"card_{VISA}",
+        f"{grouped(VISA)} 12a",
     ],
 )
 def test_a_card_is_pii(text: str) -> None:
@@ -83,6 +89,9 @@ def test_a_wrong_check_digit_is_no_card(shape: tuple[str, int], seed: int, off: 
         f"{VISA}.5",
         f"a{VISA}",
         f"{VISA}b",
+        f"{VISA}cafe",
+        f"cafe{VISA}",
+        f"{VISA}x1",
         f"1{VISA}{VISA}",
         "9999 8888 7777 6666",
         "41 11 11 11 11 11 11 11",
@@ -108,6 +117,9 @@ def test_other_long_numbers_are_no_cards(text: str) -> None:
         "NO9386011117947",
         "MT84MALT011000012345MTLCAST001S",
         f"口座{SAMPLE_IBAN}です",
+        f"IBAN{SAMPLE_IBAN}",
+        f"iban_{SAMPLE_IBAN}",
+        f"{SAMPLE_IBAN}BIC",
         f"AB-12 {SAMPLE_IBAN}",
     ],
 )
@@ -129,6 +141,8 @@ def test_any_valid_iban_is_found_and_none_with_a_digit_changed(seed: int) -> Non
         "DE00370400440532013000",
         f"{SAMPLE_IBAN}9",
         f"x{SAMPLE_IBAN}",
+        f"cafe{SAMPLE_IBAN}",
+        f"{SAMPLE_IBAN}x",
         "ZZ89370400440532013000",
         "sha1 de89a3704004405320130001de89a37040044053",
         "in 20 minutes or at 12 noon",
@@ -136,6 +150,13 @@ def test_any_valid_iban_is_found_and_none_with_a_digit_changed(seed: int) -> Non
 )
 def test_what_is_no_iban(text: str) -> None:
     assert "iban" not in rules(text)
+
+
+def test_the_span_of_a_number_leaves_out_what_is_glued_to_it() -> None:
+    for number in (VISA, SAMPLE_IBAN):
+        text = f"Größe: Nummer{number}Ende"
+        (hit,) = scan(text)
+        assert text[hit.start : hit.end] == number
 
 
 def test_the_span_of_an_iban_ends_with_it() -> None:

@@ -27,6 +27,19 @@ from sidecar.core.classification import DataClass
         "leak: jane@example.com:hunter2",
         "?email=jane@example.com&page=2",
         "JANE@EXAMPLE.COM",
+        "Contact me...jane.doe@example.com",
+        "E-mail" + "." * 30 + "jane.doe@example.com",
+        "-" * 70 + "jane@example.com",
+        "please-write-to-the-following-address-of-ours-and-nowhere-else-jane.doe@example.com",
+        "jane.doe@example.com...thanks",
+        "jane.doe@example.com" + ".a" * 200,
+        "jane.doe@example.com(work)",
+        "連絡先は taro@example.co.jp(会社)",
+        "連絡先は taro@example.co.jpまで(会社)",
+        "super@gmail.com is my address",
+        "this@example.org",
+        "hg@example.com",
+        "see jane.doe@example.com.pdf",
     ],
 )
 def test_a_mailbox_is_pii(text: str) -> None:
@@ -48,6 +61,14 @@ def test_a_mailbox_is_found_in_every_disguise(disguise: str) -> None:
         "@app.route('/x')\ndef x(): ...",
         "y = a@b.T + W@x.transpose()",
         "this@MainActivity.finish()",
+        "return@forEach.also { }",
+        "super@Outer.name",
+        "git@github.com: Permission denied (publickey)",
+        "hg@code.example.com:repo",
+        "ssh -T git@gitlab.example.com",
+        "(a@b.to(device) + c@d.mm(e) + f@g.view())",
+        "me...@example.com".replace("me", ""),
+        "foo@bar...com",
         "https://medium.com/@user.name",
         "systemctl status getty@tty1.service",
         "@media (min-width: 3em) { }",
@@ -63,6 +84,10 @@ def test_what_only_looks_like_a_mailbox_does_not_count(text: str) -> None:
 
 
 def test_the_span_is_the_mailbox() -> None:
-    text = "Grüße an jane.doe@example.com, danke"
-    (hit,) = scan(text)
-    assert text[hit.start : hit.end] == "jane.doe@example.com"
+    for text in (
+        "Grüße an jane.doe@example.com, danke",
+        "Grüße…me...jane.doe@example.com...thanks",
+        "'jane.doe@example.com(work)'",
+    ):
+        (hit,) = scan(text)
+        assert text[hit.start : hit.end] == "jane.doe@example.com"

@@ -53,10 +53,21 @@ def test_whatever_folds_to_something_a_rule_looks_for_is_noticed() -> None:
         and (not (folded := folding.fold(chr(code))) or telling.search(folded))
         and foldable.search(f"1{chr(code)}1") is None
     ]
-    units = {*range(0x3250, 0x3400), 0x1F16A, 0x1F16B, 0x1F16C, 0x1F190}  # `㎏`, `㏂`, `🅪`
-    fractions = {*range(0x2150, 0x2160), 0x2189, *map(ord, "¼½¾")}
     stops = {*map(ord, "…。｡"), 0xFE12}  # `。` counts between letters, as in a domain
-    assert set(missed) - units - fractions - stops == set(map(ord, "℃℉№℠™"))
+    assert set(missed) == stops
+
+
+def test_letters_that_fold_to_look_alikes_are_noticed() -> None:
+    foldable = re2.compile(folding.FOLDABLE)
+    missed = [
+        code
+        for code in range(0x80, sys.maxunicode + 1)
+        if not 0xD800 <= code < 0xE000
+        and (folded := folding.fold(chr(code))) != chr(code)
+        and not folding.LOOKALIKES.keys().isdisjoint(folded)
+        and foldable.search(f"1{chr(code)}1") is None
+    ]
+    assert missed == []
 
 
 @pytest.mark.parametrize(
@@ -117,6 +128,34 @@ def test_encodings_may_be_stacked() -> None:
     assert "email" in rules(DISGUISES["JSON in a string"](DISGUISES["HTML entities"](MAIL)))
     assert "email" in rules(DISGUISES["percent"](DISGUISES["full-width"](MAIL)))
     assert "email" in rules(urllib.parse.quote(base64.b64encode(b"+/?" * 20 + MAIL.encode()).decode(), safe=""))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("jane.doe&#\u200b64;example.com", "email"),
+        ("jane.doe＆＃６４；example.com", "email"),
+        ("jane.doe％40example.com", "email"),
+        ("jane.doe%\u00ad40example.com", "email"),
+        ("jane.doe%&#8203;40example.com", "email"),
+        ("jane.doe＼u0040example.com", "email"),
+        ("jane.doe\\\u200bu0040example.com", "email"),
+        ("\u200b".join(base64.b64encode(f"mail {MAIL} now".encode()).decode()), "email"),
+        (DISGUISES["full-width"](base64.b64encode(f"mail {MAIL} now".encode()).decode()), "email"),
+        ("\u2060".join(f"mail {MAIL} now".encode().hex()), "email"),
+        ("%E2%80%8B".join(base64.b64encode(f"mail {MAIL} now".encode()).decode()), "email"),
+        ("㏚oprietary plan", "keyword-confidential"),
+        ("4111\u001e1111\u001e1111\u001e1111", "payment-card"),
+    ],
+)
+def test_characters_fold_before_each_decoding(text: str, rule: str) -> None:
+    assert rule in rules(text)
+    assert rule in {hit.rule for hit in SCANNER.scan(None, ["before", text, "behind"])}
+
+
+def test_a_run_is_decoded_in_each_alphabet_and_once() -> None:
+    text = b"jane".hex() + " \u200b " + DISGUISES["hex"](MAIL) + " " + DISGUISES["hex"](MAIL)
+    assert [data.decode() for data, _ in forms(text, Budget(10**6, 60), runs=True, foldable=True)].count(MAIL) == 1
 
 
 def test_each_encoding_is_decoded_once() -> None:

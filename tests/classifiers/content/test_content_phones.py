@@ -25,6 +25,15 @@ from sidecar.core.classification import DataClass
         "tel:+15551234567",
         "+49\u00a0170\u00a01234567",
         "+٤٩ ١٧٠ ١٢٣٤٥٦٧",
+        "Call +1-415-555-0132x204",
+        "+1-415-555-0132ext204",
+        "+49 30 901820Zentrale",
+        "Tel+49 30 901820",
+        "Tel+4930901820",
+        "T+49 30 901820",
+        "++49 30 901820",
+        "+ 49 30 901820",
+        "Tel.: + 4930901820",
     ],
 )
 def test_the_international_form_counts_anywhere(text: str) -> None:
@@ -62,6 +71,8 @@ def test_it_is_found_in_every_disguise(disguise: str) -> None:
         "My number is 0171 5551234",
         "meine Nummer: 0151 23456789",
         "Call 555-123-4567",
+        "Phone: 415-555-0132x204",
+        "phone 415-555-0132ext. 204",
     ],
 )
 def test_the_national_form_counts_beside_a_word_for_it(text: str) -> None:
@@ -84,6 +95,13 @@ def test_the_national_form_counts_beside_a_word_for_it(text: str) -> None:
         "1+1234567",
         "+1234567890",
         "x = a +12345678;",
+        "x = a + 4930901820",
+        "t+4930901820",
+        "1 + 49 30 901820",
+        "f(x) + 49 30 901820",
+        "1+49 30 901820",
+        "+4930901820abc",
+        "phone 4155550132x20cafe",
         "2024-01-15T10:30:00+02:00",
         "1e+10000000",
         "+0100",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable
@@ -85,6 +86,22 @@ def test_more_lines_never_lower_the_class(first: str, second: str, rule: str, se
         assert data_class(f"{second}\n{text}") >= data_class(text)
 
 
+PLAIN = st.lists(
+    st.sampled_from([piece for piece in (*PIECES, *WORDS, "# Secret", "Internal", "[Secret]") if piece.isascii()]),
+    max_size=20,
+).map(lambda pieces: re.sub(r'[\x00-\x1f"%&\\]', "", "".join(pieces)))
+
+
+@given(st.lists(PLAIN, min_size=1, max_size=5), st.sampled_from([(",", ":"), (", ", ": "), (" , ", "\n:\n")]))
+@settings(max_examples=600, deadline=None)
+def test_a_body_scanned_alone_is_as_good_as_with_its_texts(texts: list[str], separators: tuple[str, str]) -> None:
+    document = {f"{place} {text}": text for place, text in enumerate(texts)}
+    raw = json.dumps([document, texts], separators=separators).encode()
+    each = [*(part for pair in document.items() for part in pair), *texts]
+    alone, together = SCANNER.scan(raw, each, contained=True), SCANNER.scan(raw, each)
+    assert {(hit.rule, hit.data_class) for hit in alone} == {(hit.rule, hit.data_class) for hit in together}
+
+
 @given(st.lists(prose() | TROUBLE, min_size=1, max_size=4))
 @settings(max_examples=200, deadline=None)
 def test_more_texts_never_lower_the_class(texts: list[str]) -> None:
@@ -111,6 +128,18 @@ def test_more_texts_never_lower_the_class(texts: list[str]) -> None:
         "eyJhbGci." * 20_000,
         "# secret\n" * 20_000,
         '{"a":' * 40_000,
+        '"a" :\n' * 40_000,
+        '"password"' + " " * 200_000,
+        '"password"  :  ' * 20_000,
+        "TLP:CLEAR\n" * 20_000,
+        "..a@b.png.." * 20_000,
+        "confidential: int\n" * 20_000,
+        "IBANDE89" * 20_000,
+        "VISA4111111111111112" * 10_000,
+        "+ 1 " * 60_000,
+        "\uff054141" * 20_000,
+        "\u200b4142" * 40_000,
+        "㏚" * 60_000,
     ],
 )
 def test_long_repeats_are_answered(text: str) -> None:

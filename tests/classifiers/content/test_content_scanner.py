@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from content_support import SCANNER, configured, strictest
 
-from sidecar.classifiers.content import ContentScanner, Hit
+from sidecar.classifiers.content import ContentConfig, ContentScanner, Hit
+from sidecar.classifiers.content.model import LINE_END, LINE_START
+from sidecar.classifiers.content.rules import build
 from sidecar.core.classification import DataClass
 
 MAIL = "jane.doe@example.com"
@@ -77,6 +79,58 @@ def test_nothing_is_found_across_two_texts() -> None:
     assert SCANNER.scan(None, ["4111 1111 ", "1111 1111"]) == []
     assert SCANNER.scan(None, ["strictly ", "internal"]) == []
     assert SCANNER.scan(None, ["\n\x1e\n", "x\x1ey", "jane@example.com"])[0].index == 2
+    assert SCANNER.scan(None, ["4111 1111\x1e\n", "\n1111 1111"]) == []
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_record_separator_does_not_part_a_text(raw: bool) -> None:
+    for document in (
+        ["4111\x1e1111\x1e1111\x1e1111"],
+        ["a", "pass\x1eword: Xk9#mm2p", "b"],
+        ["jane\x1e@example.com"],
+    ):
+        body = json.dumps(document).encode() if raw else None
+        assert len({hit.rule for hit in SCANNER.scan(body, document)}) == 1
+
+
+ALONE = ("# Secret plan", "[Secret] the board met", "Secret", "**Internal**", "=== Geheim ===", "TOP SECRET")
+
+
+@pytest.mark.parametrize("text", ALONE)
+@pytest.mark.parametrize("padding", ["", "The sun shines. " * 1000])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,\n", " :\n")])
+def test_a_text_ends_at_its_quotes_in_a_body_that_is_scanned_alone(
+    text: str, padding: str, separators: tuple[str, str]
+) -> None:
+    document = {"model": "llama3", "stream": False, "system": text, "prompt": padding}
+    raw = json.dumps(document, separators=separators).encode()
+    texts = texts_of(document)
+    assert SCANNER.scan(raw, texts, contained=True) == SCANNER.scan(raw, texts) != []
+
+
+def test_triggers_know_the_edges_of_a_text_in_a_body() -> None:
+    for rule in build(ContentConfig()):
+        for trigger in (*rule.words, *rule.shapes) or (rule.pattern,):
+            rest = trigger.replace(LINE_START, "").replace(LINE_END, "")
+            rest = rest.replace("(?:^|[^0-9", "").replace("[^", "")  # a class that has the quote, and classes
+            assert not {"^", "$"}.intersection(rest.replace("\\$", "")), rule.id
+
+
+@pytest.mark.parametrize(
+    "names", [("password", "S3cret!pw"), ("classification", "restricted"), ("phone", 2025550143)]
+)
+@pytest.mark.parametrize("between", [" :", ":\n", ": \n  ", " " * 300 + ":" + "\t" * 300])
+@pytest.mark.parametrize("padding", ["", "Größe", "The sun shines. " * 1000])
+def test_white_space_between_a_key_and_its_value_does_not_part_them(
+    names: tuple[str, Any], between: str, padding: str
+) -> None:
+    name, value = names
+    raw = f'{{"padding":"{padding}","{name}"{between}{json.dumps(value)}}}'.encode()
+    texts = ["padding", padding, name, *([value] if isinstance(value, str) else [])]
+    tight = SCANNER.scan(raw.replace(between.encode(), b":"), texts, contained=True)
+    for contained in (True, False):
+        hits = SCANNER.scan(raw, texts, contained=contained)
+        assert {(hit.rule, hit.data_class) for hit in hits} == {(hit.rule, hit.data_class) for hit in tight} != set()
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -128,6 +182,12 @@ def test_too_many_escapes_are_confidential() -> None:
         assert [hit.rule for hit in scanner.scan(None, [escape * 1000])] == ["scanner-budget"]
 
 
+def test_too_many_keys_apart_from_their_values_are_confidential() -> None:
+    scanner = ContentScanner(time_budget_s=60, max_candidates=100)
+    assert scanner.scan(b"{" + b'"a" :1,' * 500, ["a"]) == []
+    assert [hit.rule for hit in scanner.scan(b"{" + b'"a" :1,' * 1000, ["a"])] == ["scanner-budget"]
+
+
 def test_too_much_time_is_confidential_and_keeps_what_was_found() -> None:
     now = [0.0]
 
@@ -171,6 +231,21 @@ def test_an_exception_is_confidential_and_counted() -> None:
     assert scanner.errors == 1
     assert scanner.scan(None, ["hello"]) == []
     assert scanner.errors == 1
+
+
+@pytest.mark.parametrize(
+    ("many", "one", "expected"),
+    [
+        ("TLP:GREEN\n", "TLP:RED", DataClass.CONFIDENTIAL),
+        ("Classification: internal\n", "Classification: restricted", DataClass.CONFIDENTIAL),
+        ("Classification: restricted\n", "Classification: PII", DataClass.PII),
+    ],
+)
+@pytest.mark.parametrize("count", [50, 500])
+def test_many_hits_of_a_rule_do_not_hide_a_stricter_one(many: str, one: str, expected: DataClass, count: int) -> None:
+    hits = SCANNER.scan(None, [many * count + one])
+    assert strictest(hits) is expected
+    assert len(hits) <= 100
 
 
 def test_a_rule_reports_some_places_of_many() -> None:

@@ -51,10 +51,23 @@ _ISSUERS: tuple[tuple[int, int, frozenset[int]], ...] = tuple(
 )
 
 _DIGITS = re.compile(rb"[0-9]+")
+_REACH = 28  # bytes
+_WORD_BEFORE = re.compile(r"([^\W\d_]{3,})_?$")
+_WORD_AFTER = re.compile(r"_?([^\W\d_]{3,})")
+_NOT_HEX = re.compile("[^A-Fa-f]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_IBAN_START = re.compile(r"[A-Za-z]{2}[ .-]?[0-9]{2}$")
 _IBAN_REACH = 60  # 34 characters, with a blank after each group of four, and some more for odd grouping
 _IBAN_BODY = re.compile(r"[0-9A-Za-z](?:[ .\xa0-]{0,2}[0-9A-Za-z])*")
 _LENGTH = re.compile(r"(\d+)!")
+
+
+def _ends_at(word: re.Match[str] | None) -> bool:
+    """Whether a number may begin or end at a word that is glued to it, as in `4111…CVV123`.
+
+    One or two letters, and those of hexadecimal digits, are a part of a longer identifier.
+    """
+    return word is not None and _NOT_HEX.search(word[1]) is not None
 
 
 def _is_card_number(number: str) -> bool:
@@ -75,13 +88,13 @@ def _well_grouped(sizes: Sequence[int], whole_run: bool) -> bool:
 
 
 def _cards(candidate: Candidate) -> Iterator[Found]:
-    # The pattern took the character before, which is no letter and no point of a fraction such as `0.4111`.
-    after = candidate.after(4)
-    if is_word(after[:1]):
-        return
-    last_has_fraction = after[:1] == "." and after[1:2].isdigit()
+    # The pattern took what comes before: a word, or what is no letter and no point of a fraction such as `0.4111`.
+    after = candidate.after(_REACH)
+    last_goes_on = after[:1] == "." and after[1:2].isdigit()
+    last_goes_on = last_goes_on or (is_word(after[:1]) and not _ends_at(_WORD_AFTER.match(after)))
     groups = [match.span() for match in _DIGITS.finditer(candidate.data, candidate.start, candidate.end)]
-    taken = 0
+    before = Candidate(candidate.data, *groups[0], candidate.budget).before(_REACH)
+    taken = 1 if is_word(before[-1:]) and not _ends_at(_WORD_BEFORE.search(before)) else 0
     for first, (start, _) in enumerate(groups):
         if first < taken:
             continue
@@ -93,7 +106,7 @@ def _cards(candidate: Candidate) -> Iterator[Found]:
             sizes.append(end - group_start)
             if len(number) > _MAX_CARD:
                 break
-            if len(number) < _MIN_CARD or (last == len(groups) - 1 and last_has_fraction):
+            if len(number) < _MIN_CARD or (last == len(groups) - 1 and last_goes_on):
                 continue
             whole_run = len(sizes) == len(groups)
             if _well_grouped(sizes, whole_run) and _is_card_number(number.decode()):
@@ -121,9 +134,14 @@ def _iban_length(country: str) -> int:
 
 
 def _iban(candidate: Candidate) -> tuple[Found, ...]:
-    if is_word(candidate.previous):
+    # The pattern took a word that is glued to the front.
+    head = _IBAN_START.search(candidate.text)
+    if head is None:
         return ()
-    start = candidate.start
+    start = candidate.start + head.start()
+    before = Candidate(candidate.data, start, start, candidate.budget).before(_REACH)
+    if is_word(before[-1:]) and not _ends_at(_WORD_BEFORE.search(before)):
+        return ()
     window = Candidate(candidate.data, start, start, candidate.budget).line_after(_IBAN_REACH)
     length = _iban_length(window[:2].upper())
     body = _IBAN_BODY.match(window)
@@ -134,7 +152,7 @@ def _iban(candidate: Candidate) -> tuple[Found, ...]:
         return ()
     end = places[length - 1] + 1
     number = "".join(window[place] for place in places[:length])
-    if is_word(window[end : end + 1]):
+    if is_word(window[end : end + 1]) and not _ends_at(_WORD_AFTER.match(window, end)):
         return ()
     from stdnum import iban
 
@@ -148,14 +166,14 @@ RULES = (
         "iban",
         DataClass.PII,
         # The head alone, so that a false one cannot swallow the start of a true one; the check reads on.
-        pattern=rf"(?i)\b(?:{_IBAN_COUNTRIES})[ .-]?[0-9]{{2}}",
+        pattern=rf"(?i)(?:\b|[a-z]{{3}}_?)(?:{_IBAN_COUNTRIES})[ .-]?[0-9]{{2}}",
         check=_iban,
         shapes=(_IBAN_HEAD,),
     ),
     Rule(
         "payment-card",
         DataClass.PII,
-        pattern=r"(?:^|[^0-9A-Za-z_.]|[^0-9]\.)[0-9](?:[ -]?[0-9]){12,}",
+        pattern=r"(?:^|[^0-9A-Za-z_.]|[^0-9]\.|[A-Za-z]{3}_?)[0-9](?:[ -]?[0-9]){12,}",
         check=lambda candidate: tuple(_cards(candidate)),
         # Without what comes before: each blank would start one more count of digits beside the others.
         shapes=(r"[0-9](?:[ -]?[0-9]){12}",),

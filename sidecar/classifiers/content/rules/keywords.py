@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from sidecar.classifiers.content.allow import edges, loosely
 from sidecar.classifiers.content.model import (
+    LINE_END,
+    LINE_START,
     Candidate,
     Check,
     ContentConfig,
@@ -30,11 +32,28 @@ _NEGATED = re.compile(r"(?i)\bnon[- ]?$")
 _LICENCE = re.compile(
     r"(?i)(?:licen[sc]e(?:[ _-]?(?:name|type|id))?\\?[\"']?[ \t]*[:=][ \t]*\\?[\"']?|licenseref-|other/)$"
 )
-_ASSIGNED = re.compile(r"[ \t]*(?:[:!+|&]?=|==)[ \t]*[\w\"'\[({]|\(")
-_TYPED = re.compile(
-    r"(?i)\\?[\"']?\??[ \t]*:[ \t]*"
-    r"(?:true|false|null|none|bool(?:ean)?|str(?:ing)?|int(?:eger)?|number|optional\[|\d)"
+# Exceptions of `_in_prose`. Each is bounded well below the window that it is matched in, so that `$` is the end of
+# the line and not of the window.
+_WINDOW = 160  # bytes
+_BLANK = r"[ \t]{0,16}"
+_NUMBER = r"[+-]?(?:0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,9}(?:\.[0-9]{1,17})?)"
+_LITERAL = rf"(?:(?i:true|false|null|none|number|string)|{_NUMBER})"
+# A value ends where code goes on: at a bracket, an operator, a comment, or a comma before the next name.
+_MORE = rf"(?:\r?$|\\|[\"'#(\[{{*]|//|[\w.]{{1,32}}\??{_BLANK}[:=])"
+_END = rf"{_BLANK}(?:\r?$|\\|[\"'\x60)}}\]#=|&<]|//|/\*|[,;]{_BLANK}{_MORE})"
+_TYPE = r"(?i:bool(?:ean)?|str|int(?:eger)?|optional\[[A-Za-z0-9_. |]{1,24}\])(?![\w-]|[ \t]{1,16}[A-Za-z]{2})"
+_TYPED = re.compile(rf"\??{_BLANK}:{_BLANK}(?:{_TYPE}|{_LITERAL}{_END})")
+_TYPED_KEY = re.compile(rf"\\?[\"']{_BLANK}:{_BLANK}(?:{_TYPE}|{_LITERAL}{_END})")
+_CONSTANT = re.compile(rf"{_BLANK}={_BLANK}(?:{_NUMBER}|True|False|auto\(\)){_END}")
+# Two words side by side that are no part of a language are prose, behind `=` and in brackets too.
+_OPERATOR = (
+    r"(?i:and|as|asc|async|await|case|class|const|delete|desc|else|end|false|for|from|function|group|having|if|in|"
+    r"instanceof|is|lambda|limit|match|new|nil|none|not in|null|of|or|order|range|returning|select|static|switch|"
+    r"then|true|typeof|undefined|union|unless|void|when|where|yield)\b"
 )
+_PROSE = rf"(?!{_OPERATOR}|not\b)[A-Za-z'’-]{{1,24}}[ \t]{{1,16}}(?!{_OPERATOR})[A-Za-z]{{2}}"
+_ASSIGNED = re.compile(rf"[ \t]*(?:[:!+|&]?=|==)[ \t]*(?!{_PROSE})[\w\"'\[({{]")
+_CALLED = re.compile(rf"\((?!{_PROSE})(?![^()\n]{{0,64}}\)[ \t]{{1,16}}(?!{_OPERATOR})[A-Za-z]{{2}})")
 
 # What surrounds a secret of Kubernetes, of OAuth or of Santa Claus, and what is internal to a machine.
 _TECHNICAL_BEFORE = re.compile(
@@ -57,12 +76,16 @@ def _in_prose(candidate: Candidate) -> bool:
     """Whole word, and not a name, a key or an argument in code; where that is unclear it counts."""
     if not candidate.stands_alone:
         return False
-    before, after = candidate.line_before(32), candidate.line_after(32)
+    before, after = candidate.line_before(32), candidate.line_after(_WINDOW)
     if before[-1:] in {"$", "@"} or _NEGATED.search(before) or _LICENCE.search(before):
         return False
     if _MEMBER.search(before) and not candidate.text.istitle():
         return False
-    return not _ASSIGNED.match(after) and not _TYPED.match(after)
+    if before[-1:] in {'"', "'"} and _TYPED_KEY.match(after):
+        return False
+    if candidate.text.islower():  # else it is a title, or a constant with its number
+        return not (_ASSIGNED.match(after) or _CALLED.match(after) or _TYPED.match(after))
+    return _CONSTANT.match(after) is None
 
 
 def _in_capitals(candidate: Candidate) -> bool:
@@ -133,12 +156,16 @@ def _restricted(name: str, data_class: DataClass, words: str, phrases: str) -> I
     markdown = rf"^[ \t]{{0,3}}#{{1,6}}[ \t]+[^\n]*{folded}[^\n]*$"
     underlined = rf"^[^\n]*{folded}[^\n]*\r?\n(?:={{3,}}|-{{3,}})[ \t]*\r?$"
     html = rf"<[hH][1-6][^<>]*>[^<]*{folded}[^<]*"
-    head = rf"(?m)^[ \t]*#+[ \t]+[^\n]*{folded}|{folded}[^\n]*\n(?:={{3}}|-{{3}})|<[hH][1-6][^<>]*>[^<]*{folded}"
+    head = (
+        rf"(?m){LINE_START}[ \t]*#+[ \t]+[^\n]*{folded}|{folded}[^\n]*\n(?:={{3}}|-{{3}})"
+        rf"|<[hH][1-6][^<>]*>[^<]*{folded}"
+    )
     yield Rule(name, data_class, f"(?m)(?:{markdown}|{underlined}|{html})", _in_heading(words), words=(head,))
     degree = r"(?i:(?:strictly|streng|company|top)[ \t])?"
-    line = rf"^[ \t>*_=#~]*[\[(]?[ \t]*{degree}{folded}[ \t]*[\])]?[ \t*_=~.!]*\r?$"
-    tag = rf"^[ \t>*_]*[\[(][ \t]*{folded}[ \t]*[\])]"
-    yield Rule(name, data_class, f"(?m)(?:{line}|{tag})", when(_alone))
+    line = rf"[ \t>*_=#~]*[\[(]?[ \t]*{degree}{folded}[ \t]*[\])]?[ \t*_=~.!]*\r?"
+    tag = rf"[ \t>*_]*[\[(][ \t]*{folded}[ \t]*[\])]"
+    alone = rf"(?m){LINE_START}(?:{line}{LINE_END}|{tag})"
+    yield Rule(name, data_class, f"(?m)^(?:{line}$|{tag})", when(_alone), words=(alone,))
     yield Rule(name, data_class, f"(?i)(?:{vocabulary.spaced(phrases)})", when(_stands_alone))
 
 

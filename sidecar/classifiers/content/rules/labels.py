@@ -56,7 +56,7 @@ def _traffic_light(candidate: Candidate) -> Sequence[Found]:
 
 
 RULES = (
-    Rule("label-line", DataClass.CONFIDENTIAL, _LABEL, _label),
+    Rule("label-line", DataClass.PII, _LABEL, _label),
     Rule(
         "label-line",
         DataClass.CONFIDENTIAL,

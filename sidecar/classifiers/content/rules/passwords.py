@@ -26,7 +26,8 @@ _TOKENS = (
 )
 _GLUE = (
     r"""[0-9]{0,3}(?:\\?["'\x60\]\)*]){0,3}"""
-    r"(?:[ \t]{0,8}(?::=|=>|->|[:=>])|[ \t](?:is|was|are|to|ist|lautet|est|es|é|è|jest|=)(?:[ \t]?:)?[ \t]"
+    r"""(?:["'][ \t\r\n]*:[ \t\r\n]*"""  # JSON
+    r"|[ \t]{0,8}(?::=|=>|->|[:=>])|[ \t](?:is|was|are|to|ist|lautet|est|es|é|è|jest|=)(?:[ \t]?:)?[ \t]"
     r"""|\\?["']?[ \t]*,[ \t\n]*\\?["']?value\\?["']?[ \t]*[:=])"""
 )
 _OPTION = re.compile(r"(?<![\w-])--[\w-]*$")
@@ -59,7 +60,7 @@ _WORDS = re.compile(
     r"aes-?\d+|hs\d+|rs\d+|es\d+|type\d|v\d+|api\d|step\d+|ipv[46])s?",
     re.IGNORECASE,
 )
-_QUOTED = re.compile(r"""[ \t]*(?:[rbuRBU]{0,2})(\\?["'`])(.{0,400}?)(?:\1|$)""")
+_QUOTED = re.compile(r"""[ \t]*(?:\r?\n[ \t]*)?(?:[rbuRBU]{0,2})(\\?["'`])(.{0,400}?)(?:\1|$)""")
 _FORMATTED = re.compile(r"""[ \t]*[fF][rR]?["']""")
 _BARE = re.compile(r"""[ \t]*\n?[ \t]*[*_]{0,2}[ \t]*((?:(?!\\[nrt"'])[^\s,"'`<>]){1,400})""")
 _CODE = re.compile(

@@ -58,6 +58,10 @@ _NO_NUMBER = re.compile(
     r"(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,2}.*|\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d.*|\d+\.\d+"
     r"|\d{1,3}(?:\.\d{1,3}){3}|(?:19|20)\d\d ?- ?(?:19|20)\d\d"
 )
+# What may be glued to a number: an extension behind it, a word for it before its `+`. A sum has an operand there.
+_EXTENSION = re.compile(r"[xX][0-9]{1,6}(?![0-9A-Za-z_])|(?i:ext)")
+_GLUED_NOUN = re.compile(rf"(?:(?<![a-z])|_)(?:{_NOUNS}|fon){_SUFFIX}_?$", re.IGNORECASE)
+_OPERAND = re.compile(r"[0-9)\]][ \t]*$")
 _NORTH_AMERICAN = re.compile(r"\(?[2-9]\d{2}\)?[ .-]{1,2}\d{3}[ .-]\d{4}")
 _REGIONS_WITH_ZERO = ("DE", "GB", "FR", "NL", "AT", "CH", "BE", "IT", "IE", "SE", "FI", "JP", "AU", "IN", "TR")
 _REGIONS_WITHOUT_ZERO = ("US", "ES", "PL", "PT", "IT", "BR", "MX", "DK", "NO", "CZ", "GR", "LU", "SG", "IN")
@@ -77,22 +81,29 @@ def _parses(number: str, region: str | None, *, possible: bool = False) -> bool:
 def _international(candidate: Candidate) -> Sequence[Found]:
     written = candidate.text
     plus = written.startswith("+")
-    if plus and (is_word(candidate.previous) or candidate.previous == "+"):
-        return ()
-    if is_word(candidate.next):
-        return ()
     if not plus:  # the pattern took one character more, to see that the zeros begin a number
         written = written[written.index("00") :]
     start = candidate.end - len(written)
+    before, after = candidate.before(_BEFORE), candidate.after(8)
     ends = [match.end() for match in re.finditer(r"[0-9]+\)?", written)]
+    labelled = _LABEL.search(before) is not None or _GLUED_NOUN.search(before) is not None
+    if after[:1].isdigit():
+        return ()
+    doubtful = is_word(after[:1]) and not _EXTENSION.match(after)
+    if plus and not labelled:
+        if _OPERAND.search(before) and (written[1] == " " or is_word(before[-1:])):
+            return ()
+        doubtful = doubtful or written[1] == " " or is_word(before[-1:]) or before[-1:] == "+"
+    if doubtful and len(ends) < 3:
+        return ()
     # In groups or behind a word for it, it is a telephone number whatever the plan says of it; else `+1234567890`
     # can be a sum or a diff.
-    sure = plus and (len(ends) >= 3 or _LABEL.search(candidate.before(_BEFORE)) is not None)
+    sure = plus and not doubtful and (len(ends) >= 3 or labelled)
     for possible in (False, True) if sure else (False,):
         # What follows may be the next number in a row: leave off one group after the other.
-        for end in reversed(ends[-5:]):
+        for end in reversed(ends[-2 if doubtful else -5 :]):
             candidate.budget.spend()
-            number = "+" + written[:end].lstrip("+0")
+            number = "+" + written[:end].lstrip("+0 ")
             if written[end : end + 1] != "." and _parses(number, None, possible=possible):
                 return (Found(start, start + end),)
     return ()
@@ -130,8 +141,10 @@ def _after_verb(candidate: Candidate) -> Sequence[Found]:
 
 
 def _could_be_dialled(number: Candidate) -> bool:
-    previous, following = number.previous, number.after(2)
-    if is_word(previous) or previous in {"#", "$", "€", "£", "+", "."} or is_word(following[:1]):
+    previous, following = number.previous, number.after(8)
+    if is_word(previous) or previous in {"#", "$", "€", "£", "+", "."}:
+        return False
+    if is_word(following[:1]) and not _EXTENSION.match(following):
         return False
     if following[:1] == "%" or (following[:1] in {".", ",", ":"} and following[1:2].isdigit()):
         return False
@@ -168,9 +181,9 @@ RULES = (
     Rule(
         "phone",
         DataClass.PII,
-        pattern=rf"\+\(?[1-9](?:{_GAP}{{0,3}}[0-9]){{6,16}}",
+        pattern=rf"\+ ?\(?[1-9](?:{_GAP}{{0,3}}[0-9]){{6,16}}",
         check=_international,
-        shapes=(rf"\+\(?[1-9](?:{_GAP}{{0,3}}[0-9]){{6}}",),
+        shapes=(rf"\+ ?\(?[1-9](?:{_GAP}{{0,3}}[0-9]){{6}}",),
     ),
     Rule(
         "phone",
