@@ -45,6 +45,7 @@ from sidecar.settings.sections import Local
 from sidecar.stores.embedded import EmbeddedStore
 from sidecar.stores.keeper import Keeper
 from sidecar.telemetry.audit import AuditLog
+from sidecar.telemetry.batch import Batch
 from sidecar.telemetry.log import LEVELS, CallLog, JsonHandler, LineWriter
 from sidecar.telemetry.metrics import CONTENT_TYPE, MICRO, Metrics
 from sidecar.upstream.cloud import CloudDoor
@@ -101,6 +102,7 @@ class Sidecar:
         self._stopping = asyncio.Event()
         self._error: StartError | None = None
         self.services: Services
+        self._batch: Batch
         self.data: Server
         self.admin: Server
 
@@ -126,7 +128,8 @@ class Sidecar:
             nonce=self._nonce.encode("ascii"),
         )
         services = self.services
-        services.observers = self._observers(settings)
+        self._batch = Batch(self._observers(settings))
+        services.observers = (self._batch,)
         self._set_canary_gauges()
         if settings.cloud_enabled:
             self._open_cloud(settings)
@@ -159,6 +162,7 @@ class Sidecar:
             task.cancel()
         seconds = self.settings.listen.drain_seconds
         clean = await self.data.drain(seconds)
+        self._batch.flush()
         services = self.services
         if services.keeper is not None:
             await services.keeper.close(min(seconds, 10.0) or 1.0)
@@ -276,7 +280,8 @@ class Sidecar:
         self.data.limits = limits_from(after)
         if after.log.level != before.log.level:
             logging.getLogger().setLevel(LEVELS[after.log.level])
-            services.observers = self._observers(after)
+            self._batch.flush()
+            self._batch.observers = self._observers(after)
         self._take_cloud(after)
         self._set_canary_gauges()
         services.metrics.config_reloads.inc()
@@ -374,6 +379,7 @@ class Sidecar:
     # What the admin port shows.
 
     def _metrics_page(self) -> Page:
+        self._batch.flush()
         if self.services.keeper is not None:
             self.services.metrics.begin_day(periods_at(time.time(), self._zone).day)
         return Page(200, CONTENT_TYPE.encode(), self.services.metrics.expose())

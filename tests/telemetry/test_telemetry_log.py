@@ -102,14 +102,11 @@ def test_a_full_pipe_blocks_nobody_and_what_is_too_much_is_counted(monkeypatch: 
         assert out.dropped > 4000
         out.close()  # returns, though nothing has been read
         os.set_blocking(reader, False)
-        with suppress(BlockingIOError):
-            while os.read(reader, 1 << 20):
-                pass  # lets the thread go on, so that it ends before its descriptor does
-        os.set_blocking(reader, True)
         thread = out._thread
         assert thread is not None
-        while thread.is_alive():
-            os.read(reader, 1 << 20)
+        while thread.is_alive():  # it goes on where it is read, and ends before its descriptor does
+            with suppress(BlockingIOError):
+                os.read(reader, 1 << 20)
             thread.join(0.01)
 
 
