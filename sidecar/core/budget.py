@@ -96,6 +96,15 @@ class Caps:
     daily: int
     monthly: int
 
+    @property
+    def closed(self) -> bool:
+        """Whether they let nothing be spent at all."""
+        return self.daily <= 0 or self.monthly <= 0
+
+    def below(self, other: Caps) -> bool:
+        """Whether either of them is lower than it is there."""
+        return self.daily < other.daily or self.monthly < other.monthly
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -182,6 +191,8 @@ class Holder:
         lease = self.lease
         if want <= 0:
             return Reservation(lease or Lease("", ""), 0)  # a model without a price tag needs no money
+        if self.caps.closed:
+            return None
         self._resting = False
         if lease is None or lease.free < max(least, 1):
             return None
@@ -190,7 +201,7 @@ class Holder:
 
     def exceeded(self, now: float) -> bool:
         """Whether nothing is left of the day or the month, as far as this sidecar knows."""
-        if self.caps.daily <= 0 or self.caps.monthly <= 0:
+        if self.caps.closed:
             return True
         self.roll(now)
         reply = self.last_reply
@@ -213,10 +224,16 @@ class Holder:
         return reply is not None and self._free + reply.left >= least
 
     def set_caps(self, caps: Caps) -> None:
-        """New caps from the settings. What the store said under the old ones no longer counts."""
-        if caps != self.caps:
-            self.caps = caps
-            self._denied = self._dry = _Denial()
+        """New caps from the settings. What the store said and granted under the old ones no longer counts.
+
+        Where one falls, what is free goes back: the store knows what may be spent under the new ones.
+        """
+        if caps == self.caps:
+            return
+        if caps.below(self.caps):
+            self.give_back()
+        self.caps = caps
+        self._denied = self._dry = _Denial()
 
     @property
     def owes(self) -> bool:
@@ -297,6 +314,8 @@ class Holder:
             self._size = max(lease.free, reply.granted)
             self._granted_at = self._used_at = now
         if step.caps != self.caps:
+            if self.caps.below(step.caps):
+                self.give_back()  # what was granted under higher ones, too
             return  # what was not to be had under other caps says nothing
         if step.least > reply.granted:
             self._denied = _Denial(step.least, now, reply.retry_seconds)
@@ -312,7 +331,7 @@ class Holder:
         return now - self._used_at >= (IDLE_SECONDS_WHEN_LOW if low else IDLE_SECONDS)
 
     def give_back(self) -> None:
-        """Empties the lease for an idle return; the next one, once a call comes, will be half as large."""
+        """Empties the lease, to be asked for anew once a call comes; the next one will be half as large."""
         if self.lease is not None:
             self.lease.give_back()
             self._size //= 2

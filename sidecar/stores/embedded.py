@@ -1,7 +1,17 @@
 """The embedded store: one SQLite file that all sidecars of one machine share, durable with every step.
 
-WAL with synchronous=FULL: a step that was answered survives a power cut. A thread of its own does the waiting for
-the disk; BEGIN IMMEDIATE makes the steps of several processes one after the other.
+A rollback journal with synchronous=FULL: a step that was answered survives a kill and a power cut, and it is in the
+main file itself. With a write-ahead log the newest steps may be in a second file alone for hours, and whoever removes
+that one (it looks like something left over) removes spent money with it. A rollback journal holds what was before the
+step that is being written, so no answered step goes with it, and only the main file has to be watched. Of its modes
+TRUNCATE is durable without a sync of the folder; over the log it costs about half a millisecond with each step. A
+thread of its own does the waiting for the disk; BEGIN IMMEDIATE makes the steps of several processes one after the
+other.
+
+Against a file that is lost or replaced between two runs there is its seal: see `seal`.
+
+The zone of the days is the file's. Another one in the settings of a sidecar that starts is noted once, and counts
+from the end of the running day on. A sidecar that runs does not repeat its own, so two settings do not take turns.
 """
 
 from __future__ import annotations
@@ -9,45 +19,63 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from datetime import date
+from dataclasses import asdict, astuple, dataclass, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sidecar.core.budget import Caps, Reply, Step
-from sidecar.core.periods import Periods, periods_at, periods_of
+from sidecar.core.periods import Periods, periods_after, periods_of
 from sidecar.stores.keeper import StoreError
+from sidecar.stores.seal import Seal, read_seal, seal_path, write_seal
+
+_log = logging.getLogger("sidecar.budget")
 
 BUSY_SECONDS = 2.0
 # How long not to ask again for money that is not there. The file is near: it may be asked often.
 RETRY_SECONDS = 2.0
 # Holders heard within this time have a say in the caps and a share of what is left; see the keeper's heartbeat.
 ACTIVE_SECONDS = 150
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MEMORY = ":memory:"
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS period (
-    kind TEXT NOT NULL, id TEXT NOT NULL,      -- 'day' 2026-11-23 or 'month' 2026-11
-    drawn INTEGER NOT NULL DEFAULT 0,          -- what its leases hold and have settled, micro-USD: see _charge
-    settled INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (kind, id)
-) STRICT;
-CREATE TABLE IF NOT EXISTS lease (
-    holder TEXT NOT NULL, day TEXT NOT NULL, month TEXT NOT NULL,
-    granted INTEGER NOT NULL DEFAULT 0, returned INTEGER NOT NULL DEFAULT 0, settled INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (holder, day)
-) STRICT;
-CREATE TABLE IF NOT EXISTS holder (
-    id TEXT PRIMARY KEY, seq INTEGER NOT NULL, heard REAL NOT NULL,
-    daily_cap INTEGER NOT NULL, monthly_cap INTEGER NOT NULL, reply TEXT NOT NULL
-) STRICT;
-"""
+_SCHEMA = (
+    """
+    CREATE TABLE IF NOT EXISTS root (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        id TEXT NOT NULL,                          -- random, this database's own
+        draws INTEGER NOT NULL,                    -- how often money was granted: only rises
+        zone TEXT NOT NULL,                        -- of the running day
+        next_zone TEXT NOT NULL,                   -- of the days after it
+        day TEXT NOT NULL, day_end REAL NOT NULL,  -- the newest day, '' before the first, and the month that it is in
+        month TEXT NOT NULL, month_end REAL NOT NULL
+    ) STRICT""",
+    """
+    CREATE TABLE IF NOT EXISTS period (
+        kind TEXT NOT NULL, id TEXT NOT NULL,      -- 'day' 2026-11-23 or 'month' 2026-11
+        drawn INTEGER NOT NULL DEFAULT 0,          -- what its leases hold and have settled, micro-USD: see _charge
+        settled INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (kind, id)
+    ) STRICT""",
+    """
+    CREATE TABLE IF NOT EXISTS lease (
+        holder TEXT NOT NULL, day TEXT NOT NULL, month TEXT NOT NULL,
+        granted INTEGER NOT NULL DEFAULT 0, returned INTEGER NOT NULL DEFAULT 0, settled INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (holder, day)
+    ) STRICT""",
+    """
+    CREATE TABLE IF NOT EXISTS holder (
+        id TEXT PRIMARY KEY, seq INTEGER NOT NULL, heard REAL NOT NULL,
+        daily_cap INTEGER NOT NULL, monthly_cap INTEGER NOT NULL, reply TEXT NOT NULL
+    ) STRICT""",
+)
 
 
 class EmbeddedStore:
@@ -61,6 +89,10 @@ class EmbeddedStore:
         self._database: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._answered: dict[str, int] = {}
+        self._seal = None if path == MEMORY else seal_path(Path(path))
+        # Whether the file knows our zone, and what was said of zones.
+        self._zone_told = False
+        self._zones_said: set[tuple[str, ...]] = set()
 
     async def step(self, step: Step) -> Reply:
         """See `Store.step`. Raises StoreError where the file cannot be opened, read or written."""
@@ -85,6 +117,8 @@ class EmbeddedStore:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
                 raise
+            self._zone_told = True
+            self._keep_sealed(database)
             self._check_in_place()  # what was booked in a file that is gone is not granted
         except sqlite3.Error as error:
             if self._path != MEMORY:  # which would forget what was spent
@@ -93,6 +127,11 @@ class EmbeddedStore:
         except OSError as error:
             text = error.strerror or str(error)
             raise StoreError(f"{self._path}: {text}. {_fix(text)}") from error
+        except _SealError as error:
+            self._close()
+            if not self._answered:
+                self._inode = None  # nothing was granted from this file: another one may take its place
+            raise StoreError(str(error)) from error
         self._answered[step.holder] = step.seq
         return reply
 
@@ -101,6 +140,8 @@ class EmbeddedStore:
             self._check_in_place()  # before a new file is made in its place
         elif self._path != MEMORY:
             path = Path(self._path)
+            if not path.exists():
+                self._check_seal(None)  # before an empty one is made
             path.parent.mkdir(parents=True, exist_ok=True)
             # The sums in it are nobody else's business, and nobody else's to change. One that exists is not opened
             # here: to close it again would drop the locks that SQLite has on it (POSIX).
@@ -109,9 +150,9 @@ class EmbeddedStore:
         database = sqlite3.connect(self._path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             inode = self._inode_now()
-            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA journal_mode=TRUNCATE")
             database.execute("PRAGMA synchronous=FULL")
-            _migrate(database)
+            _migrate(database, self._zone)
         except BaseException:
             database.close()
             raise
@@ -136,6 +177,65 @@ class EmbeddedStore:
                 f"{self._path} was deleted or replaced while in use; no paid call is made until a restart"
             )
 
+    def _check_seal(self, root: _Root | None) -> None:
+        """Refuses a database, or None where there is none, that is not all that its seal speaks of."""
+        if self._seal is None:
+            return
+        try:
+            seal = read_seal(self._seal)
+        except OSError as error:
+            raise self._seal_failed(error) from error
+        except ValueError as error:
+            raise _SealError(
+                f"{self._path}: {self._seal} cannot be read: {error}. If this database is the newest one, delete "
+                "that file; if it is missing or old, put the newest one back first"
+            ) from error
+        if seal is None:
+            return
+        if root is None:
+            what = "is missing, and its seal says that money was drawn from it"
+        elif seal.database != root.id:
+            what = "is another database than the one that its seal was made for"
+        elif root.draws < seal.draws:
+            what = f"is older than its seal: it has {root.draws} of {seal.draws} draws of money"
+        else:
+            return
+        raise _SealError(
+            f"{self._path} {what} ({self._seal}). No paid call is made: put the newest database back. To begin a new "
+            "budget instead, which forgets what was spent, stop all sidecars on it and delete both files"
+        )
+
+    def _keep_sealed(self, database: sqlite3.Connection) -> None:
+        """Brings the seal up to the database. Money whose draw is not sealed is not used."""
+        if self._seal is None:
+            return
+        try:
+            if self._is_sealed(_root(database)):
+                return
+            # Under the lock, so that of two processes none puts back the older of two seals.
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                root = _root(database)
+                if not self._is_sealed(root):
+                    write_seal(self._seal, Seal(root.id, root.draws))
+            finally:
+                database.execute("ROLLBACK")
+        except OSError as error:
+            raise self._seal_failed(error) from error
+
+    def _is_sealed(self, root: _Root) -> bool:
+        if self._seal is None or not root.draws:
+            return True
+        try:
+            seal = read_seal(self._seal)
+        except ValueError:
+            return False
+        return seal is not None and seal.database == root.id and seal.draws >= root.draws
+
+    def _seal_failed(self, error: OSError) -> StoreError:
+        text = error.strerror or str(error)
+        return StoreError(f"{self._path}: {self._seal}: {text}. {_fix(text)}")
+
     def _close(self) -> None:
         database, self._database = self._database, None
         if database is not None:
@@ -143,6 +243,11 @@ class EmbeddedStore:
 
     def _carry_out(self, database: sqlite3.Connection, step: Step) -> Reply:
         now = self._clock()
+        root = _root(database)
+        self._check_seal(root)
+        if not self._zone_told and root.next_zone != str(self._zone):
+            root = replace(root, next_zone=str(self._zone))
+            database.execute("UPDATE root SET next_zone = ?", (root.next_zone,))
         before = database.execute("SELECT seq, reply FROM holder WHERE id = ?", (step.holder,)).fetchone()
         if (before[0] if before is not None else 0) < self._answered.get(step.holder, 0):
             # Each sidecar is a witness of its own steps: a copy that lacks one of them lacks spent money too.
@@ -161,7 +266,7 @@ class EmbeddedStore:
                 f"{self._path} has never granted the lease that a sidecar reports for {step.day}. It is another file "
                 "than before: put that one back, or restart the sidecar"
             )
-        periods = self._periods(database, now)
+        periods = self._periods(database, root, now)
         caps = _caps(database, step, now - ACTIVE_SECONDS)
         for kind, name in (("day", periods.day), ("month", periods.month)):
             database.execute("INSERT OR IGNORE INTO period (kind, id) VALUES (?, ?)", (kind, name))
@@ -194,13 +299,45 @@ class EmbeddedStore:
         )
         return reply
 
-    def _periods(self, database: sqlite3.Connection, now: float) -> Periods:
-        # Period ids only rise: a clock that went back does not open yesterday's budget again, nor end today's early.
-        periods = periods_at(now, self._zone)
-        newest = database.execute("SELECT max(id) FROM period WHERE kind = 'day'").fetchone()[0]
-        if newest is None or newest <= periods.day:
-            return periods
-        return periods_of(date.fromisoformat(newest), self._zone)
+    def _periods(self, database: sqlite3.Connection, root: _Root, now: float) -> Periods:
+        own = root.next_zone == str(self._zone)
+        periods = periods_after(root.periods, now, self._zone if own else self._zone_named(root.next_zone))
+        if periods != root.periods:
+            root = replace(root, zone=root.next_zone, periods=periods)
+            database.execute(
+                "UPDATE root SET zone = ?, day = ?, month = ?, day_end = ?, month_end = ?",
+                (root.zone, *astuple(periods)),
+            )
+        if not root.zone == root.next_zone == str(self._zone):
+            self._say_zones(root.zone, root.next_zone, periods)
+        return periods
+
+    def _zone_named(self, name: str) -> ZoneInfo:
+        try:
+            return ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise StoreError(
+                f"{self._path} has the days of {name!r}, a time zone that is not known here. Restart this sidecar, "
+                "so that its own budget.timezone counts, or bring its tzdata up to date"
+            ) from error
+
+    def _say_zones(self, zone: str, next_zone: str, periods: Periods) -> None:
+        changing, other = (zone, next_zone, periods.day), (next_zone,)
+        if zone != next_zone and changing not in self._zones_said:
+            self._zones_said.add(changing)
+            end = datetime.fromtimestamp(periods.day_end, UTC).isoformat(timespec="minutes")
+            _log.warning(
+                "budget.timezone changed from %s to %s: the budget's day %s goes on as it began, "
+                "and the change takes effect at %s",
+                *(zone, next_zone, periods.day, end),
+            )
+        if next_zone != str(self._zone) and other not in self._zones_said:
+            self._zones_said.add(other)
+            _log.warning(
+                "budget.timezone is %s here, but %s in another sidecar on %s, which started later: that one counts. "
+                "Give both the same, and restart the one that changes",
+                *(self._zone, next_zone, self._path),
+            )
 
     @staticmethod
     def _grant(database: sqlite3.Connection, step: Step, periods: Periods, left: int, now: float) -> int:
@@ -218,16 +355,60 @@ class EmbeddedStore:
         )
         lease = _lease(database, step.holder, periods.day) or _Lease(periods.day, periods.month, 0, 0, 0)
         _book(database, step.holder, lease, replace(lease, granted=lease.granted + granted))
+        database.execute("UPDATE root SET draws = draws + 1")
         return int(granted)
 
 
-def _migrate(database: sqlite3.Connection) -> None:
+def _migrate(database: sqlite3.Connection, zone: ZoneInfo) -> None:
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"it was written by a newer version of the sidecar (schema {version})")
-    if version < SCHEMA_VERSION:
-        # One transaction, so that a fresh file costs one wait for the disk.
-        database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+    if version == SCHEMA_VERSION:
+        return
+    # One transaction, so that a fresh file costs one wait for the disk. Another process may be through with it.
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _SCHEMA:
+            database.execute(statement)
+        day = database.execute("SELECT max(id) FROM period WHERE kind = 'day'").fetchone()[0]
+        periods = Periods("", "", 0.0, 0.0) if day is None else periods_of(date.fromisoformat(day), zone)
+        database.execute(
+            "INSERT OR IGNORE INTO root (one, id, draws, zone, next_zone, day, day_end, month, month_end) "
+            "VALUES (1, ?, 0, ?, ?, ?, ?, ?, ?)",
+            (
+                *(secrets.token_hex(16), str(zone), str(zone)),
+                *(periods.day, periods.day_end, periods.month, periods.month_end),
+            ),
+        )
+        database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+class _SealError(Exception):
+    """A database that is not all that its seal speaks of."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """The database's own row."""
+
+    id: str
+    draws: int
+    zone: str
+    next_zone: str
+    periods: Periods | None
+
+
+def _root(database: sqlite3.Connection) -> _Root:
+    row = database.execute("SELECT id, draws, zone, next_zone, day, month, day_end, month_end FROM root").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("the database is malformed: its root is missing")
+    name, draws, zone, next_zone, *periods = row
+    return _Root(name, draws, zone, next_zone, Periods(*periods) if periods[0] else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,11 +500,11 @@ _FIXES = (
     ),
     (
         ("full", "no space", "quota", "too large"),
-        "Free some space on its disk; no paid call is made until then",
+        "Make some free space on its disk; no paid call is made until then",
     ),
     (
         ("malformed", "not a database"),
-        "It is no budget file, or broken: move it away (what was spent in it is then forgotten)",
+        "It is no budget file, or broken: move it away, and its .seal too (what was spent in it is then forgotten)",
     ),
     (("disk i/o",), "Its disk does not take it: see that it is whole and has free space"),
     (("newer version",), "Run that version again, or set budget.embedded.path to another file"),

@@ -31,7 +31,7 @@ class Kind(Protocol):
     """Whether a second store on the same books, or a restarted one, finds what the first one wrote."""
 
     def __init__(self, clock: Clock, zone: ZoneInfo) -> None: ...
-    def open(self) -> Store: ...
+    def open(self, zone: ZoneInfo | None = None) -> Store: ...
     def remove(self) -> None: ...
 
 
@@ -42,8 +42,8 @@ class EmbeddedFile:
         self._clock, self._zone = clock, zone
         self._folder = Path(tempfile.mkdtemp(prefix="budget-"))
 
-    def open(self) -> Store:
-        return EmbeddedStore(str(self._folder / "budget.db"), self._zone, self._clock)
+    def open(self, zone: ZoneInfo | None = None) -> Store:
+        return EmbeddedStore(str(self._folder / "budget.db"), zone or self._zone, self._clock)
 
     def remove(self) -> None:
         shutil.rmtree(self._folder)
@@ -55,8 +55,8 @@ class EmbeddedMemory:
     def __init__(self, clock: Clock, zone: ZoneInfo) -> None:
         self._clock, self._zone = clock, zone
 
-    def open(self) -> Store:
-        return EmbeddedStore(MEMORY, self._zone, self._clock)
+    def open(self, zone: ZoneInfo | None = None) -> Store:
+        return EmbeddedStore(MEMORY, zone or self._zone, self._clock)
 
     def remove(self) -> None:
         pass
@@ -80,15 +80,16 @@ class Books:
     def step(self, step: Step) -> Reply:
         return self._loop.run_until_complete(self._store.step(step))
 
-    def step_of_another_process(self, step: Step) -> Reply:
+    def step_of_another_process(self, step: Step, zone: str = "") -> Reply:
+        """`zone` is that of the other one's settings, where it is not the same."""
         if not self._others:
-            self._others.append(self._kind.open())
+            self._others.append(self._kind.open(ZoneInfo(zone) if zone else None))
         return self._loop.run_until_complete(self._others[0].step(step))
 
-    def restart(self) -> None:
-        """All sidecars that have the store open close it, and the next one opens it."""
+    def restart(self, zone: str = "") -> None:
+        """All sidecars that have the store open close it, and the next one opens it, with another zone if so said."""
         self._close()
-        self._store = self._kind.open()
+        self._store = self._kind.open(ZoneInfo(zone) if zone else None)
 
     def remove(self) -> None:
         self._close()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from store_kinds import KINDS, Books, Kind
 
 from sidecar.core.budget import Caps, Reply, Step
@@ -434,6 +437,143 @@ def test_a_clock_that_goes_back_over_the_months_end_keeps_the_new_month(open_boo
     books.clock.now -= 2.0
     reply = Peer(books, "b", Caps(1000, 1000)).ask(400)
     assert (reply.day, reply.month, reply.granted, reply.left) == ("2026-12-01", "2026-12", 400, 0)
+
+
+# Another zone in the settings.
+
+
+@pytest.fixture
+def shared_books(open_books: Callable[..., Books]) -> Callable[..., Books]:
+    def open_one(now: float, zone: str) -> Books:
+        books = open_books(now, zone)
+        if not books.shared:
+            pytest.skip("these books end with their process")
+        return books
+
+    return open_one
+
+
+UTC, AHEAD, FAR_BEHIND = "UTC", "Pacific/Kiritimati", "Etc/GMT+12"  # +0, +14, -12
+
+
+def test_another_zone_opens_no_second_day_and_no_second_month(shared_books: Callable[..., Books]) -> None:
+    books = shared_books(at("2026-11-30T12:00"), UTC)
+    caps = Caps(1000, 1000)
+    assert Peer(books, caps=caps).ask(1000).granted == 1000
+    books.restart(AHEAD)
+    assert at("2026-11-30T12:00") > at("2026-12-01T00:00", AHEAD)
+    reply = Peer(books, "b", caps).ask(1)
+    assert (reply.day, reply.month, reply.granted) == ("2026-11-30", "2026-11", 0)
+    assert reply.day_end == at("2026-12-01T00:00")
+    books.clock.now = reply.day_end - 0.001
+    assert Peer(books, "c", caps).ask(1).granted == 0
+
+
+def test_another_zone_counts_once_the_running_day_has_ended(shared_books: Callable[..., Books]) -> None:
+    books = shared_books(at("2026-11-23T12:00"), UTC)
+    Peer(books).ask(1000)
+    books.restart(AHEAD)
+    Peer(books, "b").ask()
+    books.clock.now = at("2026-11-24T00:00")
+    reply = Peer(books, "c").ask(1000)
+    assert (reply.day, reply.granted, reply.day_end) == ("2026-11-24", 1000, at("2026-11-25T00:00", AHEAD))
+    books.clock.now = reply.day_end
+    reply = Peer(books, "d").ask(1000)
+    assert (reply.day, reply.day_end) == ("2026-11-25", at("2026-11-26T00:00", AHEAD))
+
+
+def test_a_zone_where_it_is_still_the_same_day_prolongs_it(shared_books: Callable[..., Books]) -> None:
+    books = shared_books(at("2026-11-23T12:00", AHEAD), AHEAD)
+    Peer(books).ask(600)
+    books.restart(UTC)
+    books.clock.now = at("2026-11-24T00:00", AHEAD)
+    reply = Peer(books, "b").ask(1000, 1)
+    assert (reply.day, reply.granted, reply.day_end) == ("2026-11-23", 400, at("2026-11-24T00:00"))
+    books.clock.now = reply.day_end
+    assert Peer(books, "c").ask(1000).day == "2026-11-24"
+
+
+def test_a_zone_far_ahead_opens_no_month_early(shared_books: Callable[..., Books]) -> None:
+    books = shared_books(at("2026-11-29T12:00", FAR_BEHIND), FAR_BEHIND)
+    caps = Caps(1000, 1500)
+    assert Peer(books, caps=caps).ask(1000).granted == 1000
+    books.restart(AHEAD)
+    # Where we go it is the 1st of December by now, and where we come from the 30th of November.
+    books.clock.now = at("2026-11-30T00:00", FAR_BEHIND)
+    reply = Peer(books, "b", caps).ask(1000, 1)
+    assert (reply.day, reply.month, reply.granted) == ("2026-12-01", "2026-11", 500)
+    books.clock.now = reply.day_end
+    assert Peer(books, "c", caps).ask(1).granted == 0
+    books.clock.now = at("2026-12-03T12:00", AHEAD)
+    reply = Peer(books, "d", caps).ask(1000)
+    assert (reply.day, reply.month, reply.granted, reply.left_monthly) == ("2026-12-03", "2026-12", 1000, 500)
+
+
+def test_a_zone_that_was_taken_back_in_time_never_counts(shared_books: Callable[..., Books]) -> None:
+    books = shared_books(at("2026-11-23T12:00"), UTC)
+    Peer(books).ask(1000)
+    for number, zone in enumerate((AHEAD, FAR_BEHIND, UTC)):
+        books.restart(zone)
+        assert Peer(books, f"b{number}").ask(1).granted == 0
+    books.clock.now = at("2026-11-24T00:00")
+    reply = Peer(books, "c").ask()
+    assert (reply.day, reply.day_end) == ("2026-11-24", at("2026-11-25T00:00"))
+
+
+def test_two_sidecars_that_disagree_on_the_zone_do_not_take_turns(shared_books: Callable[..., Books]) -> None:
+    """As in a rollout: the one that started later counts, however the steps of both fall."""
+    books = shared_books(at("2026-11-23T12:00"), UTC)
+    granted: dict[str, int] = {}
+    ends: list[float] = []
+    peers = [Peer(books, "old"), Peer(books, "new")]
+    for turn in range(200):
+        new = turn % 2
+        peer = peers[new]
+        peer.seq += 1
+        step = Step(peer.id, peer.seq, "", 0, 0, 0, 300, 1, RICH if turn == 0 else CAPS)
+        reply = books.step_of_another_process(step, AHEAD) if new else books.step(step)
+        granted[reply.day] = granted.get(reply.day, 0) + reply.granted
+        if not ends or reply.day_end != ends[-1]:
+            ends.append(reply.day_end)
+        books.clock.now += HOURS
+    assert ends[:3] == [at("2026-11-24T00:00"), at("2026-11-25T00:00", AHEAD), at("2026-11-26T00:00", AHEAD)]
+    assert {end - before for before, end in pairwise(ends[1:])} == {24 * HOURS}
+    assert max(granted.values()) <= CAPS.daily
+
+
+@given(
+    start=st.integers(0, 40 * 24),
+    moves=st.lists(
+        st.tuples(st.sampled_from([UTC, AHEAD, FAR_BEHIND, "America/Havana", ""]), st.integers(-5, 40)), max_size=12
+    ),
+)
+@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.shared], ids=lambda kind: str(kind.__name__))
+def test_however_the_zone_changes_no_period_opens_before_the_one_that_runs_has_ended(
+    kind: type[Kind], start: int, moves: list[tuple[str, int]]
+) -> None:
+    books = Books(kind, at("2026-10-25T00:00") + start * HOURS)
+    caps = Caps(1000, 2500)
+    try:
+        days: dict[str, int] = {}
+        months: dict[str, int] = {}
+        before = None
+        for number, (zone, hours) in enumerate([("", 0), *moves]):
+            if zone:
+                books.restart(zone)
+            books.clock.now += hours * HOURS
+            reply = Peer(books, f"h{number}", caps).ask(1000, 1)
+            days[reply.day] = days.get(reply.day, 0) + reply.granted
+            months[reply.month] = months.get(reply.month, 0) + reply.granted
+            if before is not None:
+                assert (reply.day, reply.month) >= (before.day, before.month)
+                assert reply.day == before.day or books.clock.now >= before.day_end
+                assert reply.month == before.month or reply.day != before.day
+            before = reply
+        assert max(days.values()) <= caps.daily
+        assert max(months.values()) <= caps.monthly
+    finally:
+        books.remove()
 
 
 # More than one process, and restarts.

@@ -324,6 +324,64 @@ def test_new_caps_are_not_exceeded_before_the_store_says_so() -> None:
     assert holder.exceeded(0.0)
 
 
+# Caps that fall.
+
+
+@pytest.mark.parametrize("caps", [Caps(0, CAPS.monthly), Caps(CAPS.daily, 0), Caps(0, 0), Caps(-1, -1)])
+def test_under_a_cap_of_zero_nothing_is_reserved_whatever_the_lease_has(caps: Caps) -> None:
+    holder = holder_with(1000)
+    holder.set_caps(caps)
+    assert holder.reserve(1, 1, 0.0) is None
+    assert holder.reserve(1, 0, 0.0) is None
+    assert reserved(holder, 0).amount == 0  # a call that costs nothing
+
+
+def test_under_a_cap_of_zero_a_grant_that_was_under_way_is_not_spent_either() -> None:
+    holder = holder_with(1000)
+    step = holder.step(500, 500, 0.0)
+    holder.caps = Caps(0, 0)
+    holder.apply(step, reply(500), 0.0)
+    assert holder.reserve(1, 1, 0.0) is None
+
+
+@pytest.mark.parametrize("lower", [Caps(CAPS.daily - 1, CAPS.monthly), Caps(CAPS.daily * 2, CAPS.monthly - 1)])
+def test_a_cap_that_falls_takes_what_is_free_back(lower: Caps) -> None:
+    holder = holder_with(1000)
+    reservation = reserved(holder, 300)
+    holder.set_caps(lower)
+    lease = holder.lease
+    assert lease is not None
+    assert (lease.free, lease.reserved, lease.returned) == (0, 300, 700)
+    step = holder.step(0, 0, 0.0)
+    assert (step.returned, step.caps, step.want, step.need) == (700, lower, 0, 0)
+    holder.apply(step, reply(), 0.0)
+    assert holder.reserve(1, 1, 0.0) is None
+    # A call that is under way ends as it would have.
+    reservation.settle(100)
+    assert (lease.free, lease.settled) == (200, 100)
+    assert holder.step(500, 500, 0.0).need == 300
+
+
+def test_what_was_granted_under_higher_caps_while_they_fell_goes_back_too() -> None:
+    holder = holder_with(1000)
+    step = holder.step(5000, 5000, 0.0)
+    lower = replace(CAPS, daily=2000)
+    holder.set_caps(lower)
+    holder.apply(step, reply(4000), 0.0)
+    after = holder.step(0, 0, 0.0)
+    assert (after.returned, after.caps, after.want) == (5000, lower, 0)
+    assert holder.reserve(1, 1, 0.0) is None
+
+
+@pytest.mark.parametrize("caps", [CAPS, Caps(CAPS.daily + 1, CAPS.monthly), Caps(CAPS.daily, CAPS.monthly + 1)])
+def test_caps_that_do_not_fall_leave_the_lease_as_it_is(caps: Caps) -> None:
+    holder = holder_with(1000)
+    step = holder.step(500, 500, 0.0)
+    holder.set_caps(caps)
+    holder.apply(step, reply(500), 0.0)
+    assert reserved(holder, 1500).amount == 1500
+
+
 # Midnight.
 
 

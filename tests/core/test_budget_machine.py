@@ -89,6 +89,7 @@ class HolderMachine(RuleBasedStateMachine):
         self.actual: dict[int, int] = {}  # settled by lease (its id)
         self.leases: list[Lease] = []
         self.unsent: Step | None = None
+        self.granted_under: list[Caps] = []  # the caps of the grants that what is free came from
 
     def know(self, lease: Lease | None) -> None:
         if lease is not None and not any(lease is known for known in self.leases):
@@ -100,7 +101,10 @@ class HolderMachine(RuleBasedStateMachine):
             self.unsent = step
             return
         self.unsent = None
+        if reply.granted:
+            self.granted_under.append(step.caps)
         self.holder.apply(step, reply, self.now)
+        self.forget_what_is_empty()
         self.know(self.holder.lease)
 
     @rule(want=st.integers(0, 5000), modest=st.booleans(), lose=st.booleans())
@@ -115,6 +119,8 @@ class HolderMachine(RuleBasedStateMachine):
             return
         assert (least if want else 0) <= reservation.amount <= want
         if want:
+            assert self.holder.caps.daily > 0
+            assert not self.granted_above(self.holder.caps), "money of higher caps was spent"
             assert self.holder.lease is not None
             assert reservation.day == self.holder.lease.day
             self.open.append(Open(reservation, self.holder.lease))
@@ -169,6 +175,15 @@ class HolderMachine(RuleBasedStateMachine):
     @rule(daily=st.sampled_from([0, 50, 100_000, 120_000]))
     def set_caps(self, daily: int) -> None:
         self.holder.set_caps(replace(CAPS, daily=daily))
+        self.forget_what_is_empty()
+
+    def granted_above(self, caps: Caps) -> bool:
+        return any(one.daily > caps.daily for one in self.granted_under)
+
+    def forget_what_is_empty(self) -> None:
+        """A lease with nothing free has no money left that is not reserved already."""
+        if self.holder.lease is None or self.holder.lease.free <= 0:
+            self.granted_under.clear()
 
     @invariant()
     def money_is_moved_and_never_copied(self) -> None:

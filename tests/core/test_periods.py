@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.core.periods import periods_at, periods_of
+from sidecar.core.periods import Periods, periods_after, periods_at, periods_of
 
 # Clocks that change at midnight (Beirut, Havana, São Paulo, Cairo), by half an hour (Lord Howe), by a day (Apia).
 ZONES = [
@@ -23,6 +23,7 @@ ZONES = [
     "Australia/Lord_Howe",
     "Pacific/Apia",
     "Pacific/Kiritimati",
+    "Etc/GMT+12",
     "Asia/Kolkata",
 ]
 zones = st.sampled_from(ZONES).map(ZoneInfo)
@@ -93,3 +94,76 @@ def test_leap_days_and_ends_of_months(now: str, day: str, month: str, month_end:
 def test_a_days_periods_are_those_of_every_instant_in_it(now: float, zone: ZoneInfo) -> None:
     periods = periods_at(now, zone)
     assert periods_of(datetime.fromisoformat(periods.day).date(), zone) == periods
+
+
+# One after another, also where the zone or the clock changes.
+
+
+@given(first=instants, later=st.floats(0, 100 * 86400), zone=zones)
+def test_in_one_zone_periods_follow_the_clock(first: float, later: float, zone: ZoneInfo) -> None:
+    running = periods_after(None, first, zone)
+    assert running == periods_at(first, zone)
+    assert periods_after(running, first + later, zone) == periods_at(first + later, zone)
+
+
+@given(first=instants, back=st.floats(0, 100 * 86400), zone=zones)
+def test_a_clock_that_goes_back_ends_no_day(first: float, back: float, zone: ZoneInfo) -> None:
+    running = periods_at(first, zone)
+    assert periods_after(running, first - back, zone) == running
+
+
+@given(
+    first=instants,
+    moves=st.lists(st.tuples(zones, st.floats(-3 * 86400, 5 * 86400)), min_size=1, max_size=8),
+    ends=st.booleans(),
+)
+def test_no_period_begins_before_the_one_that_runs_has_ended(
+    first: float, moves: list[tuple[ZoneInfo, float]], ends: bool
+) -> None:
+    running: Periods | None = None
+    months: dict[str, str] = {}
+    now = first
+    for zone, seconds in moves:
+        now = max(now + seconds, 0.0)
+        if ends and running is not None:
+            now = running.day_end
+        after = periods_after(running, now, zone)
+        assert now < after.day_end
+        assert months.setdefault(after.day, after.month) == after.month, "a day has one month"
+        if running is not None:
+            assert (after.day, after.month) >= (running.day, running.month)
+            assert after.day == running.day or now >= running.day_end
+            assert after.month == running.month or now >= running.month_end
+        running = after
+
+
+def test_a_zone_where_it_is_still_yesterday_prolongs_the_day_to_its_own_end_of_it() -> None:
+    """A day whose id was used is the same day again, not the one before it, nor does it begin anew."""
+    behind, ahead = ZoneInfo("Etc/GMT+12"), ZoneInfo("Pacific/Kiritimati")
+    running = periods_at(at("2026-11-23T12:00", "Pacific/Kiritimati"), ahead)
+    assert periods_at(running.day_end, behind).day == "2026-11-22"
+    after = periods_after(running, running.day_end, behind)
+    assert after == periods_at(at("2026-11-23T12:00", "Etc/GMT+12"), behind)
+
+
+def test_a_day_that_is_prolonged_keeps_its_month() -> None:
+    behind, ahead = ZoneInfo("Etc/GMT+12"), ZoneInfo("Pacific/Kiritimati")
+    running = periods_at(at("2026-11-29T12:00", "Etc/GMT+12"), behind)
+    for _ in range(2):
+        running = periods_after(running, running.day_end, ahead)
+    assert (running.day, running.month) == ("2026-12-02", "2026-11")
+    assert running.day_end > running.month_end
+    after = periods_after(running, running.day_end, behind)
+    assert (after.day, after.month, after.day_end) == ("2026-12-02", "2026-11", at("2026-12-03T00:00", "Etc/GMT+12"))
+    assert periods_after(after, after.day_end, behind).month == "2026-12"
+
+
+def test_a_month_that_was_held_back_ends_with_a_later_day() -> None:
+    behind, ahead = ZoneInfo("Etc/GMT+12"), ZoneInfo("Pacific/Kiritimati")
+    running = periods_at(at("2026-11-29T12:00", "Etc/GMT+12"), behind)
+    first = periods_after(running, running.day_end, ahead)
+    assert (first.day, first.month, first.month_end) == ("2026-12-01", "2026-11", running.month_end)
+    second = periods_after(first, first.day_end, ahead)
+    assert (second.day, second.month) == ("2026-12-02", "2026-11")
+    third = periods_after(second, second.day_end, ahead)
+    assert third == periods_of(datetime(2026, 12, 3).date(), ahead)  # noqa: DTZ001

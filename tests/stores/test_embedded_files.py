@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def test_a_new_file_and_its_folder_are_made_for_us_alone(sidecar: Sidecar, path:
 def test_every_step_is_on_disk_when_it_is_answered(sidecar: Sidecar) -> None:
     sidecar.ask()
     assert sidecar.store._database is not None
-    assert sidecar.store._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sidecar.store._database.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
     assert sidecar.store._database.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
@@ -162,6 +163,7 @@ def test_a_deleted_file_stays_so_for_a_store_that_had_closed_it_after_an_error(s
 def test_a_file_that_is_replaced_while_in_use_grants_nothing(sidecar: Sidecar, path: Path) -> None:
     sidecar.ask()
     path.rename(path.with_name("away"))
+    path.with_suffix(".seal").unlink()
     newcomer = Sidecar(path, "b")
     newcomer.ask()
     sidecar.fails("deleted or replaced", "restart")
@@ -192,21 +194,43 @@ def test_what_was_booked_while_the_file_went_away_is_not_granted(
 
 
 @pytest.mark.parametrize("steps_since", [1, 3])
-def test_an_older_copy_in_the_files_place_is_recognised_by_our_own_last_step(
-    sidecar: Sidecar, path: Path, steps_since: int
+@pytest.mark.parametrize("draws", [False, True])
+def test_an_older_copy_in_the_files_place_is_recognised(
+    sidecar: Sidecar, path: Path, steps_since: int, draws: bool
 ) -> None:
-    """Restored in place it is the same file to the file system; but it lacks steps that it had answered."""
+    """Restored in place it is the same file to the file system; but it lacks steps that it had answered.
+
+    Those that drew money are in its seal too; the others each sidecar knows for itself.
+    """
     sidecar.ask()
     database = sqlite3.connect(path)
     copy = sqlite3.connect(path.with_name("copy"))
     database.backup(copy)
     for _ in range(steps_since):
-        sidecar.ask()
+        sidecar.ask(100 if draws else 0)
     copy.backup(database)
     copy.close()
     database.close()
-    sidecar.fails("older", "restart")
-    sidecar.fails("older", "restart")
+    for _ in range(2):
+        sidecar.fails("older", "newest database" if draws else "restart")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_files_beside_the_database_can_be_removed_at_any_time(path: Path, killed: bool) -> None:
+    """All that was answered is in the main file: what lies beside it is never more than a step that runs."""
+    one, other = Sidecar(path), Sidecar(path, "b")
+    if killed:
+        child(path, "print(json.dumps([Asked(path).ask(), os.kill(os.getpid(), 9)]))", code=-signal.SIGKILL)
+    else:
+        one.ask(10)
+    for beside in path.parent.iterdir():
+        if beside != path:
+            beside.unlink()
+    assert other.ask(9_000).granted == 9_000
+    assert one.ask(990).granted == 990
+    assert one.ask(1).granted == other.ask(1).granted == 0
+    one.close()
+    other.close()
 
 
 def test_an_emptied_file_is_recognised_too(sidecar: Sidecar, path: Path) -> None:
@@ -269,8 +293,8 @@ def give_up_root():
 """
 
 
-def child(path: Path, story: str) -> Any:
-    """Runs a story in a process of its own, and answers what it prints as JSON."""
+def child(path: Path, story: str, code: int = 0) -> Any:
+    """Runs a story in a process of its own, and answers what it prints as JSON, or None where it ends otherwise."""
     script = CHILD + textwrap.dedent(story)
     result = subprocess.run(
         [sys.executable, "-c", script, str(path)],
@@ -280,8 +304,8 @@ def child(path: Path, story: str) -> Any:
         text=True,
         check=False,
     )
-    assert (result.returncode, result.stderr) == (0, "")
-    return json.loads(result.stdout)
+    assert (result.returncode, result.stderr) == (code, "")
+    return json.loads(result.stdout) if code == 0 else None
 
 
 @pytest.fixture
@@ -381,7 +405,7 @@ def test_a_full_disk_grants_nothing_until_there_is_space(small_disk: Path) -> No
     else:
         pytest.fail("the disk was never full")
     assert message.startswith(str(small_disk / "budget.db"))
-    assert "Free some space" in message
+    assert "Make some free space" in message
     sidecar.fails("space")
     ballast.unlink()
     reply = sidecar.ask(10)

@@ -238,6 +238,47 @@ async def test_a_cap_of_zero_is_exceeded_without_asking() -> None:
     await finish(rig)
 
 
+@pytest.mark.parametrize("caps", [Caps(0, CAPS.monthly), Caps(CAPS.daily, 0)])
+async def test_a_cap_that_is_set_to_zero_stops_calls_at_once_and_gives_the_lease_back(rig: Rig, caps: Caps) -> None:
+    open_call = await rig.reserved(ONE_PERCENT)
+    await rig.quiet()
+    assert rig.keeper.standing.free > 0
+    rig.keeper.set_caps(caps)
+    assert rig.keeper.try_reserve(1, 1) is None
+    assert (await rig.denied(1)).reason == "budget_exceeded"
+    await rig.quiet()
+    assert (rig.keeper.standing.free, rig.keeper.standing.reserved) == (0, ONE_PERCENT)
+    assert rig.store.asked[-1].returned == ONE_PERCENT
+    open_call.settle(400)
+    assert rig.keeper.try_reserve(1, 1) is None
+    rig.keeper.set_caps(CAPS)
+    assert (await rig.reserved(300)).amount == 300
+
+
+async def test_a_cap_that_is_set_to_zero_while_a_call_waits_denies_it(rig: Rig) -> None:
+    rig.store.gate.clear()
+    waiting = asyncio.ensure_future(rig.keeper.reserve(100, 100))
+    await rig.store.begun.wait()
+    rig.keeper.set_caps(Caps(0, CAPS.monthly))
+    rig.store.gate.set()
+    result = await waiting
+    assert isinstance(result, Denied)
+    assert result.reason == "budget_exceeded"
+    await rig.quiet()
+    assert rig.keeper.standing.free == 0
+    assert rig.store.asked[-1].returned == 100
+
+
+async def test_a_cap_that_falls_is_asked_about_before_more_is_spent(rig: Rig) -> None:
+    (await rig.reserved(ONE_PERCENT)).settle(ONE_PERCENT)
+    await rig.quiet()
+    assert rig.keeper.standing.free > 0
+    rig.keeper.set_caps(Caps(ONE_PERCENT + 200, CAPS.monthly))
+    assert (await rig.denied(201)).reason == "budget_exceeded"
+    assert (await rig.reserved(500, least=1)).amount == 200
+    assert (await rig.denied(1)).reason == "budget_exceeded"
+
+
 async def test_a_raised_cap_ends_a_denial_at_once(rig: Rig) -> None:
     rig.other(CAPS.daily)
     rig.store.other(Step("other", 100, "", 0, 0, 0, 0, 0, CAPS, leaving=True))
