@@ -203,12 +203,14 @@ class Holder:
         """Whether nothing is left of the day or the month, as far as this sidecar knows."""
         if self.caps.closed:
             return True
-        self.roll(now)
         reply = self.last_reply
-        if reply is None or self.day_is_over(now) or self.has_news:
+        if reply is None or reply.left > 0:
+            return False
+        self.roll(now)
+        if self.day_is_over(now) or self.has_news:
             return False
         lease = self.lease
-        return reply.left <= 0 and (lease is None or (lease.free <= 0 and lease.reserved <= 0))
+        return lease is None or (lease.free <= 0 and lease.reserved <= 0)
 
     def denied(self, least: int, now: float) -> bool:
         """Whether the store has said lately that it cannot grant `least`, so that asking again is of no use yet."""

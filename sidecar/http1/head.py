@@ -23,6 +23,7 @@ _NO_BODY_STATUS = frozenset((204, 304))
 _names: dict[bytes, bytes] = {}
 _seen: dict[bytes, Field] = {}
 _request_lines: dict[bytes, tuple[bytes, bytes, int]] = {}
+_status_lines: dict[bytes, int] = {}
 _MAX_SEEN = 512
 _MAX_SEEN_LINE = 128
 _SECRET = frozenset((b"authorization", b"cookie", b"set-cookie", b"proxy-authorization", b"x-api-key"))
@@ -162,20 +163,29 @@ def parse_response_head(head: bytes) -> ResponseHead:
     """Reads a response's head of bytes that ends with its empty line. Raises MessageError."""
     lines = _lines(head)
     line = lines[0]
+    status = _status_lines.get(line) or _read_status_line(line)
+    response = ResponseHead(*_fields(lines))
+    response.status_line = line
+    response.status = status
+    response.minor = line[7] - 0x30
+    _set_framing(response)
+    # HTTP/1.0 has no Transfer-Encoding: what follows such an answer is anyone's guess (RFC 9112, section 6.1).
+    response.keep_alive = _keep_alive(response, response.minor) and not (response.chunked and response.minor == 0)
+    return response
+
+
+def _read_status_line(line: bytes) -> int:
     _check_line(line)
     code = line[9:12]
     if not (line.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")) and code.isdigit() and line[12:13] in (b"", b" ")):
         raise MessageError("the upstream's status line is not HTTP/1", 502)
     if not b"100" <= code < b"600":
         raise MessageError("the upstream's status is none of HTTP", 502)
-    response = ResponseHead(*_fields(lines))
-    response.status_line = line
-    response.status = int(code)
-    response.minor = line[7] - 0x30
-    _set_framing(response)
-    # HTTP/1.0 has no Transfer-Encoding: what follows such an answer is anyone's guess (RFC 9112, section 6.1).
-    response.keep_alive = _keep_alive(response, response.minor) and not (response.chunked and response.minor == 0)
-    return response
+    if len(line) <= _MAX_SEEN_LINE:
+        if len(_status_lines) >= _MAX_SEEN:
+            _status_lines.clear()
+        _status_lines[line] = int(code)
+    return int(code)
 
 
 def _lines(head: bytes) -> list[bytes]:

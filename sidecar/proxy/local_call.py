@@ -31,19 +31,21 @@ async def run_local(
     record.location, record.model = LOCAL, shown_model(model)
     attempt = Attempt(LOCAL, record.model)
     arrived = exchange.loop.time()
-    await local.enter()
+    if not local.try_enter():
+        await local.enter()
     connection: UpstreamConnection | None = None
     turn = 0
     try:
         if local.settings.max_concurrent:
             record.queued = exchange.loop.time() - arrived
         head = request_to_upstream(exchange.head, local.pool.host_header, len(body))
-        connection = await local.pool.acquire()
+        connection = local.pool.take() or await local.pool.acquire()
         turn = connection.turn
         await check()
         record.attempts.append(attempt)
         try:
-            answer = await _send(services, connection, head, body)
+            connection.send(b"POST", head, body)
+            answer = await connection.response(local.settings.first_byte_seconds)
         except UpstreamError as error:
             # A pooled connection that the server had closed in the meantime is replaced, once.
             if not connection.was_stale(error):
@@ -52,7 +54,8 @@ async def run_local(
             connection = await local.pool.acquire(fresh=True)
             turn = connection.turn
             await check()
-            answer = await _send(services, connection, head, body)
+            connection.send(b"POST", head, body)
+            answer = await connection.response(local.settings.first_byte_seconds)
         await _relay(services, call, attempt, connection, answer)
     except UpstreamError as error:
         if attempt not in record.attempts:
@@ -69,11 +72,6 @@ async def run_local(
 def unreachable(reason: str, error: UpstreamError) -> RefusedError:
     """The local server gave no answer that is of use."""
     return RefusedError(_STATUS.get(error.kind, 502), reason, f"local Ollama: {error.message}")
-
-
-async def _send(services: Services, connection: UpstreamConnection, head: bytes, body: bytes) -> ResponseHead:
-    connection.send(b"POST", head, body)
-    return await connection.response(services.local.settings.first_byte_seconds)
 
 
 async def _relay(

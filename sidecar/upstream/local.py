@@ -42,11 +42,17 @@ class LocalUpstream:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    def try_enter(self) -> bool:
+        """Takes one of the places where one is free and nobody waits for it. `leave` gives it back."""
+        limit = self.settings.max_concurrent
+        if limit and (self._running >= limit or self._waiting):
+            return False
+        self._running += 1
+        return True
+
     async def enter(self) -> None:
         """Takes one of the places, in order of arrival; waits where all are taken. `leave` gives it back."""
-        limit = self.settings.max_concurrent
-        if not limit or (self._running < limit and not self._waiting):
-            self._running += 1
+        if self.try_enter():
             return
         place = asyncio.get_running_loop().create_future()
         self._waiting.append(place)

@@ -57,15 +57,19 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def acquire(self, *, fresh: bool = False) -> UpstreamConnection:
-        """A connection ready for a request. `fresh` asks for a new one. Raises UpstreamError of kind `connect`."""
+    def take(self) -> UpstreamConnection | None:
+        """An idle connection; None where there is none."""
         idle = self._idle
-        while idle and not fresh:
+        while idle:
             connection = idle.pop()
             if not connection.closing:
                 connection.reused = True
                 return connection
-        return await self._connect()
+        return None
+
+    async def acquire(self, *, fresh: bool = False) -> UpstreamConnection:
+        """A connection ready for a request. `fresh` asks for a new one. Raises UpstreamError of kind `connect`."""
+        return (None if fresh else self.take()) or await self._connect()
 
     async def _connect(self) -> UpstreamConnection:
         origin = self.origin

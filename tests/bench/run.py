@@ -129,7 +129,6 @@ def profile(folder: Path, *, seconds: int) -> list[str]:
     with ExitStack() as stack:
         upstream = stack.enter_context(answering_upstream(folder / "profiled-answers"))
         with sidecar(folder / "profiled", upstream, profile=out) as proxy:
-            wrk(proxy, proxy.port, folder, connections=16, seconds=1)
             calls = wrk(proxy, proxy.port, folder, connections=16, seconds=seconds).count
     stats = pstats.Stats(str(out))
     rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])  # type: ignore[attr-defined]

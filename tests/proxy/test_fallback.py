@@ -188,7 +188,7 @@ async def test_pauses_grow_with_each_refusal_in_a_row_and_calls_refused_together
         now = asyncio.get_running_loop().time
 
         def pause() -> float:
-            return found._rate_until - now()
+            return round(found._rate_until - now(), 6)
 
         for most in (2, 4, 8, 16):
             for _ in range(10):
