@@ -171,7 +171,8 @@ async def test_it_needs_no_home_no_writable_folder_and_no_settings(tmp_path: Pat
 async def test_without_any_folder_for_its_files_it_says_so(tmp_path: Path) -> None:
     if not can_unshare():
         pytest.skip("NOT RUN: folders that nobody can write to need root and unshare")
-    script = 'mount -t tmpfs -o ro tmpfs /tmp && mount -t tmpfs -o ro tmpfs /var/tmp && exec "$@"'
+    # As they are, for the checkout itself may be in one of them, but read-only.
+    script = 'for at in /tmp /var/tmp; do mount --bind $at $at && mount -o remount,bind,ro $at; done && exec "$@"'
     command = ("unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "sidecar")
     done = await run_command("demo", "--once", home=tmp_path, cwd=Path("/proc"), command=command)
     if os.access("/usr/tmp", os.W_OK):

@@ -187,6 +187,8 @@ class Relay:
                 if not data:
                     return False
                 request.answer += data
+                if writer.transport.is_closing():
+                    raise ConnectionResetError("the client has left")  # uvloop would say so as a RuntimeError
                 writer.write(data)
                 await writer.drain()
                 reading.parser.feed_data(data)
