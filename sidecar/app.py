@@ -167,6 +167,7 @@ class Sidecar:
         if services.keeper is not None:
             await services.keeper.close(min(seconds, 10.0) or 1.0)
         await self.admin.drain(0.5)
+        self._batch.flush()
         services.local.close()
         if services.gpu is not None:
             services.gpu.close()
@@ -277,7 +278,7 @@ class Sidecar:
         self._loaded, self.settings = loaded, after
         services.hosts = Hosts(after.listen.hosts)
         services.max_body = after.listen.max_inference_body_mb * 1024 * 1024
-        self.data.limits = limits_from(after)
+        self.data.limits = _within_files(limits_from(after))
         if after.log.level != before.log.level:
             logging.getLogger().setLevel(LEVELS[after.log.level])
             self._batch.flush()

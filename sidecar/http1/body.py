@@ -180,8 +180,6 @@ class ChunkedDecoder:
             raise MessageError("a chunk's extension is too long or has a control character")
         if self._blanks:
             digits = digits.rstrip(b" \t")
-        if self._blanks:
-            digits = digits.rstrip(b" \t")
         if not digits or len(digits) > 15 or not _HEX.issuperset(digits):
             raise MessageError("a chunk's size is not a hexadecimal number")
         self._left = int(digits, 16)

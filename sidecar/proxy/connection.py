@@ -265,6 +265,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         "_linger_until",
         "_lingered",
         "_lingering",
+        "_look_timer",
         "_pending",
         "_reading_paused",
         "_server",
@@ -284,6 +285,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._pending = b""
         self._timer: asyncio.TimerHandle | None = None
         self._leave_timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
         self._lingering = False
         self._lingered = False
         self._linger_until = 0.0
@@ -333,11 +335,15 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        self._server.forget(self)
-        for timer in (self._timer, self._leave_timer):
+        for timer in (self._timer, self._leave_timer, self._look_timer):
             if timer is not None:
                 timer.cancel()
         self._leave()
+        task = self._exchange.task if self._exchange is not None else None
+        if task is None or task.done():
+            self._server.forget(self)
+        else:  # a drain waits for what it still does: its call is booked and told of
+            task.add_done_callback(lambda _: self._server.forget(self))
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -522,10 +528,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         if not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
-            self.loop.call_later(LOOK_SECONDS, self._look)
+            if self._look_timer is None:
+                self._look_timer = self.loop.call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         """Whether a client that is not read has gone."""
+        self._look_timer = None
         if self.lost or not self._reading_paused:
             return
         sock = self._transport.get_extra_info("socket")
@@ -534,7 +542,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if any(events & _GONE for _, events in poll.poll(0)):
             self._transport.abort()
         else:
-            self.loop.call_later(LOOK_SECONDS, self._look)
+            self._look_timer = self.loop.call_later(LOOK_SECONDS, self._look)
 
     def _leave(self) -> None:
         exchange = self._exchange

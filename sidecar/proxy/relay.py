@@ -147,18 +147,22 @@ class Relay:
     def lost(self, error: UpstreamError) -> None:
         self._exchange.source = None
         if self.observer is not None:
-            self.observer.close()
+            self._open += self.observer.close()
         self._finish(error)
 
     def break_off(self, record: bytes, separator: bytes) -> None:
         """Ends a broken answer with an error record where the framing has room for one; else cuts the connection.
 
-        Where the answer broke inside a record, `separator` (a line end, or two) keeps ours apart from it.
+        Where the answer broke inside a record, `separator` (a line end, or two) keeps ours apart from it. Without a
+        `record` the answer is whole but for the end of its framing: then what waited of it goes out.
         """
         if self._counted:
             self.cut()
             return
-        if self.size and not self._tail.endswith(separator):
+        if not record:
+            record, self._open = b"".join(self._open), []
+            self.size += len(record)
+        elif self.size and not self._tail.endswith(separator):
             record = separator + record
         if self._chunked:
             self._exchange.write(encode_chunk(record) + _LAST_CHUNK)

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
-from app_support import Messages, messages
+from app_support import Messages, eventually, messages
 
 from sidecar import app
+from sidecar.proxy import files
 from sidecar.settings import FileWatch
 from sidecar.standins import StandInCloud, StepGate
 from support.process import serving
@@ -339,3 +340,16 @@ async def test_the_watch_outlives_an_error_that_nobody_thought_of(
         change(here, {"canary": {"percent": 0}})
         await said.said(IN_FORCE)
         assert (await here.metrics())["ollama_sidecar_config_errors_total"] == 1
+
+
+async def test_a_reload_keeps_within_the_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (300, 300))
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
+    async with world(tmp_path, {"listen": {"max_connections": 1000}}) as here:
+        before = here.sidecar.data.limits.connections
+        assert before == (300 - files.RESERVED) // 2
+        settings = here.settings()
+        settings["listen"]["body_idle_timeout_seconds"] = 77
+        here.write_settings(settings)
+        await eventually(lambda: here.sidecar.data.limits.body_idle_seconds == 77)
+        assert here.sidecar.data.limits.connections == before

@@ -282,6 +282,11 @@ async def test_a_client_that_leaves_while_it_is_not_read_is_noticed(tmp_path: Pa
         client.writer.write(data)
         await until(lambda: peer.heard, "the request at the server")
         await until(lambda: any(one._reading_paused for one in clients(running)), "the pause")
+        one = next(one for one in clients(running) if one._reading_paused)
+        timer = one._look_timer
+        one._reading_paused = False
+        one._pause_reading()
+        assert one._look_timer is timer, "each pause began to look of its own"
         leave_by_reset(client)
         await until(lambda: not clients(running), "the end of the connection")
         await until(lambda: not idle(running), "the end of that call's connection to the server")
@@ -502,6 +507,22 @@ async def test_a_drain_ends_streams_that_go_on_with_an_error_record(tmp_path: Pa
         assert "shutting down" in error_of(dialect, head)
         assert await client.closed()
         await got.closed_by_peer.wait()
+
+
+async def test_a_client_that_leaves_during_the_drain_is_told_of_in_the_log(tmp_path: Path) -> None:
+    """It is the last one: nothing else keeps the drain waiting."""
+    local = only_local(misbehave=lambda one: faults.Hang("before_work") if one.target == "/api/chat" else None)
+    async with world(tmp_path, NO_CLOUD, local=local) as here:
+        async with connect(here.port) as client:
+            await client.send(post("/api/chat", CHAT))
+            await local.wait_for_request(1, lambda one: one.target == "/api/chat")
+            asyncio.get_running_loop().call_later(0.01, leave_by_reset, client)
+            assert await here.sidecar.data.drain(20) is True
+            assert here.sidecar._batch._records, "the drain ended before the call did"
+        here.sidecar._batch.flush()
+        assert not here.sidecar._batch._records
+        page = here.sidecar.services.metrics.expose().decode()
+        assert 'ollama_sidecar_call_outcomes_total{outcome="client_disconnect"} 1.0' in page
 
 
 async def test_a_drain_ends_what_is_passed_through_with_an_error_record(tmp_path: Path) -> None:

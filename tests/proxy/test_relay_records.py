@@ -6,9 +6,11 @@ import asyncio
 import re
 from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.dialects import match
 from sidecar.http1 import parse_request_head, parse_response_head
 from sidecar.proxy.connection import Exchange
 from sidecar.proxy.relay import Relay
@@ -58,5 +60,31 @@ def test_only_whole_records_pass_before_the_end(pieces: list[bytes], separator: 
             relay.end([])
             assert exchange.data == came
             assert relay.size == len(came)
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("kind", ["ollama", "openai"])
+def test_a_last_record_that_lacks_only_its_end_goes_out(kind: str, drops: bool) -> None:
+    """The answer is whole by its own last record; what was lost is the framing's end."""
+    path = b"/api/chat" if kind == "ollama" else b"/v1/chat/completions"
+    route = match(b"POST", path)
+    assert route is not None
+    records = [b'{"message":{"content":"hi"},"done":false}', b'{"done":true,"prompt_eval_count":3,"eval_count":2}']
+    if kind == "openai":
+        records = [b'data: {"choices":[{"delta":{"content":"hi"}}]}', b"data: [DONE]"]
+    loop = asyncio.new_event_loop()
+    try:
+        exchange = Written(loop)
+        observer = route.dialect.observer(route, stream=True, drops_usage=drops)
+        head = parse_response_head(b"HTTP/1.1 200 OK\r\n\r\n")
+        relay = Relay(cast("Exchange", exchange), head, observer, separator=route.separator, whole=True)
+        relay.data([records[0] + route.separator, records[1]], None, complete=False)
+        relay.lost(UpstreamError("lost", "gone", sent=True, answered=True))
+        assert observer.usage.complete
+        relay.break_off(b"", route.separator)
+        assert exchange.data == records[0] + route.separator + records[1]
+        assert relay.size == len(exchange.data)
     finally:
         loop.close()
