@@ -19,7 +19,7 @@ from sidecar.dialects.base import (
     several,
     text_of,
 )
-from sidecar.dialects.framing import Events, Whole, event_data, event_name
+from sidecar.dialects.framing import Events, WholeObserver, event_data, event_name
 
 _TEXT_BLOCKS = {"text": "text", "thinking": "thinking"}
 _NESTED_BLOCKS = frozenset(("tool_result", "search_result"))
@@ -123,29 +123,17 @@ def _image(gathering: Gathering, source: Any) -> None:
         gathering.opaque = gathering.opaque or "an image stands for a file that is not in the call"
 
 
-class MessageObserver:
+class MessageObserver(WholeObserver):
     """One JSON answer."""
 
-    __slots__ = ("_whole", "usage")
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self._whole = Whole()
-        self.usage = Usage()
-
-    def feed(self, pieces: list[bytes]) -> list[bytes]:
-        for piece in pieces:
-            self._whole.feed(piece)
-        return pieces
-
-    def close(self) -> list[bytes]:
-        record = parse(self._whole.value)
-        if record is not None:
-            usage = self.usage
-            usage.error = record.get("type") == "error"
-            usage.complete = not usage.error
-            _read(usage, record.get("usage"))
-            usage.finish = _finish(record.get("stop_reason"))
-        return []
+    def _learn(self, record: dict[str, Any]) -> None:
+        usage = self.usage
+        usage.error = record.get("type") == "error"
+        usage.complete = not usage.error
+        _read(usage, record.get("usage"))
+        usage.finish = _finish(record.get("stop_reason"))
 
 
 class MessageStreamObserver:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from sidecar.core.call import Usage
+from sidecar.dialects.base import parse
 
 # Ollama's own client takes lines of up to 8 MB.
 MAX_RECORD = 16 * 1024 * 1024
@@ -169,6 +171,30 @@ def event_data(event: bytes) -> bytes:
     """The data of an SSE event, its lines joined."""
     lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines)
+
+
+class WholeObserver:
+    """For one JSON answer: everything passes, and `_learn` reads the whole of it when it has ended."""
+
+    __slots__ = ("_whole", "usage")
+
+    def __init__(self) -> None:
+        self._whole = Whole()
+        self.usage = Usage()
+
+    def feed(self, pieces: list[bytes]) -> list[bytes]:
+        for piece in pieces:
+            self._whole.feed(piece)
+        return pieces
+
+    def close(self) -> list[bytes]:
+        record = parse(self._whole.value)
+        if record is not None:
+            self._learn(record)
+        return []
+
+    def _learn(self, record: dict[str, Any]) -> None:
+        raise NotImplementedError
 
 
 class SilentObserver:

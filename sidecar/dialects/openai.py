@@ -20,7 +20,7 @@ from sidecar.dialects.base import (
     several,
     text_of,
 )
-from sidecar.dialects.framing import Events, Whole, event_data, event_name
+from sidecar.dialects.framing import Events, WholeObserver, event_data, event_name
 
 _TEXT_PARTS = frozenset(("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text"))
 _IMAGE_PARTS = frozenset(("image_url", "input_image"))
@@ -221,34 +221,22 @@ def _read_usage(usage: Usage, told: Any) -> None:
     usage.tokens_out = count(told.get("completion_tokens", told.get("output_tokens")))
 
 
-class OpenAIObserver:
+class OpenAIObserver(WholeObserver):
     """One JSON answer."""
 
-    __slots__ = ("_whole", "usage")
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self._whole = Whole()
-        self.usage = Usage()
-
-    def feed(self, pieces: list[bytes]) -> list[bytes]:
-        for piece in pieces:
-            self._whole.feed(piece)
-        return pieces
-
-    def close(self) -> list[bytes]:
-        record = parse(self._whole.value)
-        if record is not None:
-            usage = self.usage
-            usage.error = record.get("error") is not None
-            usage.complete = not usage.error
-            _read_usage(usage, record.get("usage"))
-            if record.get("object") == "list" and usage.tokens_out is None:
-                usage.tokens_out = 0  # embeddings
-            choices = items(record.get("choices"))
-            usage.finish = text_of(member(choices[0], "finish_reason")) if choices else ""
-            if member(record.get("incomplete_details"), "reason") == "max_output_tokens":
-                usage.finish = "length"
-        return []
+    def _learn(self, record: dict[str, Any]) -> None:
+        usage = self.usage
+        usage.error = record.get("error") is not None
+        usage.complete = not usage.error
+        _read_usage(usage, record.get("usage"))
+        if record.get("object") == "list" and usage.tokens_out is None:
+            usage.tokens_out = 0  # embeddings
+        choices = items(record.get("choices"))
+        usage.finish = text_of(member(choices[0], "finish_reason")) if choices else ""
+        if member(record.get("incomplete_details"), "reason") == "max_output_tokens":
+            usage.finish = "length"
 
 
 class ChatStreamObserver:

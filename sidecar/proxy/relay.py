@@ -91,7 +91,7 @@ class Relay:
                 if not pieces:
                     return
         if self._open or not pieces[-1].endswith(self._separator):
-            pieces, raw = self._complete(pieces), None
+            pieces, raw = self._whole_records(pieces), None
             if not pieces:
                 return
         self._tail = pieces[-1][-2:]
@@ -107,7 +107,7 @@ class Relay:
             self.size += sum(map(len, pieces))
             self._exchange.write(encode_chunks(pieces))
 
-    def _complete(self, pieces: list[bytes]) -> list[bytes]:
+    def _whole_records(self, pieces: list[bytes]) -> list[bytes]:
         """What is complete of the records that these pieces go on with; the open end of the last one is kept."""
         data = b"".join(pieces)
         before = b"".join(self._open[-3:])[-3:]
