@@ -280,14 +280,14 @@ async def test_a_model_leaves_memory_when_it_is_told_to(real: Real) -> None:
 
 @asynccontextmanager
 async def racing(other: Server) -> AsyncIterator[Callable[[], bool]]:
-    """A generation of a quarter of the endless one's length in another server's process, begun before the block;
+    """A generation of half the endless one's length in another server's process, begun before the block;
     tells whether it still runs.
 
     How long it takes is of no account: what waits behind the endless one, begun later, cannot be answered before this
     one has ended, unless the endless one was stopped.
     """
     async with connect(other.runner_port()) as client:
-        options = {"num_predict": 5000, "temperature": 1.0, "top_p": 1.0, "seed": 1}
+        options = {"num_predict": 10_000, "temperature": 1.0, "top_p": 1.0, "seed": 1}
         body = {"Prompt": SAID, "Options": options, "Shift": True, "Grammar": "root ::= [a-z] root"}
         await client.send(request("POST", "/completion", {}, json.dumps(body).encode()))
         answer = await client.head()
